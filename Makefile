@@ -1,0 +1,53 @@
+# `make demo` shows the whole chain; `make test` checks everything. Both set up what they need.
+PYTHON ?= python3
+DESK := .venv
+EDGE := .venv-edge
+EDGEMTL := $(DESK)/bin/edgemtl
+PIP_FLAGS := --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint types test-desk test-edge setup clean
+
+setup: $(DESK)/.ready
+
+demo: $(DESK)/.ready
+	@set -e; run=$$($(EDGEMTL) train scenes_quickstart); \
+	$(EDGEMTL) collapse $$run; \
+	bundle=$$($(EDGEMTL) export $$run); \
+	$(EDGEMTL) verify $$bundle; \
+	$(EDGEMTL) evaluate $$bundle; \
+	$(EDGEMTL) bench $$bundle --out $$run/bench.json; \
+	echo; \
+	echo "pictures:    $$run/plots/curves.png  $$run/plots/samples.png"; \
+	echo "certificate: $$run/collapsed/certificate.json"; \
+	echo "bundle:      $$bundle"; \
+	echo "benchmark:   $$run/bench.json"
+
+test: lint types test-desk test-edge
+
+lint: $(DESK)/.ready
+	$(DESK)/bin/ruff check .
+	$(DESK)/bin/ruff format --check .
+
+types: $(DESK)/.ready
+	$(DESK)/bin/mypy
+
+test-desk: $(DESK)/.ready
+	$(DESK)/bin/python -m pytest
+
+# The same tests where no PyTorch is installed: those of the desk skip, those of the edge must pass.
+test-edge: $(EDGE)/.ready
+	$(EDGE)/bin/python -c "import importlib.util as u; assert not u.find_spec('torch'), 'torch is installed'"
+	$(EDGE)/bin/python -m pytest -q -r fE
+
+$(DESK)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DESK)
+	$(DESK)/bin/python -m pip install $(PIP_FLAGS) -e '.[dev]'
+	touch $@
+
+$(EDGE)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(EDGE)
+	$(EDGE)/bin/python -m pip install $(PIP_FLAGS) -e '.[ort]' pytest pytest-timeout hypothesis
+	touch $@
+
+clean:
+	rm -rf $(DESK) $(EDGE) build *.egg-info
