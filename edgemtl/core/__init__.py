@@ -1,0 +1,1 @@
+"""The vocabulary that the desk and the edge share: plans, bundles, reports and errors. Never PyTorch."""

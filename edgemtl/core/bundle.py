@@ -1,0 +1,223 @@
+"""Bundle: the directory that leaves the desk and is all that the edge needs.
+
+``manifest.json`` says what the files are; ``SHA256SUMS`` covers every file, the manifest included, so
+``sha256sum -c SHA256SUMS`` checks a bundle on a board that has nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from edgemtl.core.errors import BundleError
+from edgemtl.core.plan import SharingPlan
+from edgemtl.core.report import MetricInfo
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+SUMS = "SHA256SUMS"
+
+
+class Classes(msgspec.Struct, frozen=True, tag_field="kind", tag="classes"):
+    """Logits [B, len(labels), H, W]; the class is the argmax over axis 1."""
+
+    labels: tuple[str, ...]
+
+
+class Scalar(msgspec.Struct, frozen=True, tag_field="kind", tag="scalar"):
+    """One value a pixel [B, 1, H, W] in ``unit``."""
+
+    unit: str
+
+
+class UnitVector(msgspec.Struct, frozen=True, tag_field="kind", tag="unit_vector"):
+    """A vector of length 1 at every pixel [B, 3, H, W]; ``axes`` says which way each component points."""
+
+    axes: tuple[str, str, str] = ("right", "down", "forward")
+
+
+Output = Classes | Scalar | UnitVector
+
+
+class TensorInfo(msgspec.Struct, frozen=True):
+    """A tensor that enters or leaves a model file. The first axis is the batch; -1 means that it is free."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
+class ModelFile(msgspec.Struct, frozen=True):
+    """One ONNX file: which tasks need it, what it reads and what it writes.
+
+    Tensor names are unique in a bundle, so a runner only keeps a table of tensors by name.
+    """
+
+    name: str
+    path: str
+    tasks: tuple[str, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    parameters: int
+    macs: int
+
+
+class InputInfo(msgspec.Struct, frozen=True):
+    """The image that a bundle takes: [B, 3, height, width], RGB, float32 in 0..1, resized bilinearly.
+
+    Normalization by mean and standard deviation, where a network wants it, is part of the model files.
+    ``batch`` is (smallest, largest).
+    """
+
+    height: int
+    width: int
+    batch: tuple[int, int]
+    name: str = "image"
+    color: str = "RGB"
+    layout: str = "NCHW"
+    dtype: str = "float32"
+    range: tuple[float, float] = (0.0, 1.0)
+    resize: str = "bilinear"
+
+
+class TaskInfo(msgspec.Struct, frozen=True):
+    """What a task's output means and how accurate it was when the bundle was written.
+
+    ``accuracy`` maps the names in ``metrics`` to values measured with the collapsed network on ``split``,
+    None where the split has no such label; it is empty where nothing was measured.
+    """
+
+    tensor: TensorInfo
+    output: Output
+    metrics: tuple[MetricInfo, ...]
+    accuracy: dict[str, float | None]
+    split: str = ""
+
+
+class Golden(msgspec.Struct, frozen=True):
+    """Recorded inputs and outputs: npz files keyed by tensor name, [samples, ...] each.
+
+    The outputs come from the collapsed PyTorch network. A runtime agrees when every element satisfies
+    |found - expected| <= atol + rtol * |expected|.
+    """
+
+    inputs: str
+    outputs: str
+    samples: int
+    atol: float
+    rtol: float
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The contents of manifest.json.
+
+    ``layouts`` maps ``merged`` (one file) and ``split`` (trunk, branches, heads, in the order they run) to
+    their files. ``files`` maps every other file of the bundle to its SHA-256.
+    """
+
+    format: int = FORMAT
+    name: str
+    created: str
+    target: str
+    precision: str
+    opset: int
+    input: InputInfo
+    tasks: dict[str, TaskInfo]
+    plan: SharingPlan
+    layouts: dict[str, tuple[ModelFile, ...]]
+    golden: Golden
+    certificate: dict[str, float]
+    versions: dict[str, str]
+    files: dict[str, str]
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write manifest.json and SHA256SUMS beside the files that ``manifest.files`` names."""
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    (folder / MANIFEST).write_bytes(text + b"\n")
+    sums = {**manifest.files, MANIFEST: sha256(folder / MANIFEST)}
+    (folder / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check a bundle: format, that every path stays inside, and every hash.
+
+    Raises:
+        BundleError: a file is missing, was changed, lies outside the bundle or is of another format.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(
+            folder, expected="a bundle with manifest.json", found="none", fix="Run `edgemtl export`."
+        )
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=_Format).format
+        if found != FORMAT:
+            raise BundleError(
+                path,
+                expected=f"bundle format {FORMAT}",
+                found=f"format {found}",
+                fix="Export it again with this version of edgemtl, or install the version that wrote it.",
+            )
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(
+            path, expected="a manifest", found=str(error), fix="Copy the bundle again or export it again."
+        ) from error
+    _check_paths(path, manifest)
+    _check_hashes(folder, manifest)
+    return manifest
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+def _check_paths(where: Path, manifest: Manifest) -> None:
+    models = [file.path for files in manifest.layouts.values() for file in files]
+    for name in [*manifest.files, *models, manifest.golden.inputs, manifest.golden.outputs]:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name:
+            raise BundleError(
+                where,
+                expected="paths inside the bundle",
+                found=f"`{name}`",
+                fix="Do not use this bundle: get it again from where it was exported.",
+            )
+        if name not in manifest.files:
+            raise BundleError(
+                where,
+                expected=f"a hash for `{name}`",
+                found="none",
+                fix="Do not use this bundle: get it again from where it was exported.",
+            )
+
+
+def _check_hashes(folder: Path, manifest: Manifest) -> None:
+    sums = folder / SUMS
+    lines = sums.read_text(errors="replace").splitlines() if sums.is_file() else []
+    recorded = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name, digest in {MANIFEST: recorded.get(MANIFEST, "none"), **manifest.files}.items():
+        path = folder / name
+        if folder.resolve() not in path.resolve().parents:
+            found = "a link that leaves the bundle"
+        else:
+            found = sha256(path) if path.is_file() else "no such file"
+        if found != digest:
+            raise BundleError(
+                path,
+                expected=f"SHA-256 {digest[:12]}",
+                found=found[:12] if len(found) == 64 else found,
+                fix="The file was changed or damaged: copy the bundle again or export it again.",
+            )

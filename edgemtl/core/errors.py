@@ -1,0 +1,66 @@
+"""Errors that a user can mend. Each says where, what was expected, what was found, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EdgemtlError(Exception):
+    """The base of every expected failure: one line for a person, an exit code for a script.
+
+    ``str(error)`` reads ``WHERE: expected EXPECTED, found FOUND. FIX``.
+    """
+
+    exit_code = 1
+
+    def __init__(self, where: object, *, expected: str, found: str, fix: str) -> None:
+        self.where, self.expected, self.found, self.fix = str(where), expected, found, fix
+        super().__init__(f"{where}: expected {expected}, found {found}. {fix}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Errors cross process borders (loader workers, training processes), so they must pickle.
+        return _rebuild, (type(self), self.where, self.expected, self.found, self.fix)
+
+
+def _rebuild(kind: type[EdgemtlError], where: str, expected: str, found: str, fix: str) -> EdgemtlError:
+    return kind(where, expected=expected, found=found, fix=fix)
+
+
+class TrainingError(EdgemtlError):
+    """Training cannot go on, for example because a loss is not finite."""
+
+
+class RecipeError(EdgemtlError):
+    """A recipe, an override or the use of a command is wrong."""
+
+    exit_code = 2
+
+
+class GateError(EdgemtlError):
+    """A gate, a verification or a certificate failed."""
+
+    exit_code = 3
+
+
+class BundleError(GateError):
+    """A bundle is not what its manifest says."""
+
+
+class SetupError(EdgemtlError):
+    """The machine lacks something: a package, a device, disk space, permission."""
+
+    exit_code = 4
+
+
+class DataError(EdgemtlError):
+    """A dataset, a run or a weights file is missing, damaged or foreign."""
+
+    exit_code = 5
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence that offers the known name closest to ``name``, or lists all that are known."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"Did you mean `{close[0]}`?" if close else f"Known: {', '.join(names) or 'none'}."

@@ -1,0 +1,58 @@
+"""Finding what a command is about when it is not named: the newest run or bundle, a recipe that ships."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+from edgemtl.core.errors import DataError, RecipeError, nearest
+
+RUNS = Path("runs")
+_MARKERS = {"run": "env.json", "bundle": "manifest.json"}
+_VERBS = {"run": "train", "bundle": "export"}
+
+
+def newest(what: Literal["run", "bundle"], root: Path = RUNS) -> Path:
+    """The run or bundle under ``root`` that was written last.
+
+    Raises:
+        DataError: there is none.
+    """
+    # Drafts that a killed process left are hidden.
+    found = [
+        path
+        for path in root.rglob(_MARKERS[what])
+        if not any(part.startswith(".") for part in path.relative_to(root).parts)
+    ]
+    if not found:
+        raise DataError(
+            root, expected=f"a {what}", found="none", fix=f"Name one, or run `edgemtl {_VERBS[what]}`."
+        )
+    return max(found, key=lambda path: path.stat().st_mtime).parent
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes that ship with edgemtl, by name: those of the checkout, or else where pip put them."""
+    here = Path(__file__).resolve().parents[2] / "recipes"
+    folder = here if here.is_dir() else Path(sys.prefix) / "share" / "edgemtl" / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(name: str) -> Path:
+    """A recipe by its path, or by the name of one that ships.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    shipped = recipes()
+    if name not in shipped:
+        raise RecipeError(
+            name,
+            expected="a recipe file or the name of a recipe that ships",
+            found="none",
+            fix=nearest(name, shipped),
+        )
+    return shipped[name]

@@ -1,0 +1,222 @@
+"""Reports: one schema for desktop and Jetson, with the unit in every name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from edgemtl.core.errors import DataError
+
+FORMAT = 1
+Scores = Mapping[str, Mapping[str, float]]
+
+
+class MetricInfo(msgspec.Struct, frozen=True):
+    """A metric's name, its unit (``1`` for a share or a ratio) and which way is better.
+
+    ``in_delta`` is false for one that stands beside its task's others and does not count in ``delta_m``.
+    """
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    in_delta: bool = True
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """A sample of durations in milliseconds. ``cv`` is std / mean, ``count`` the number of repeats."""
+
+    mean: float
+    std: float
+    cv: float
+    min: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    max: float
+    count: int
+
+
+class Measure(msgspec.Struct, frozen=True, kw_only=True):
+    """What one way of running a bundle costs.
+
+    ``latency_ms`` is end to end for one batch, from the array that enters to the arrays that leave.
+    ``memory_mib`` is the peak of a process of its own that loads and runs it, less the same process before
+    it loads; None where the system does not tell.
+    """
+
+    latency_ms: Stats
+    throughput_images_per_s: float
+    load_ms: float | None = None
+    first_inference_ms: float | None = None
+    memory_mib: float | None = None
+    size_mib: float
+    macs: int
+
+
+class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What `edgemtl bench` writes. The fields of a measure at the top are those of ``settings.layout``.
+
+    ``layouts``: merged against split, measured in turns. ``segments``: each file of the split layout alone.
+    ``subsets``: only the files that some of the tasks need, keyed like ``depth+normals``.
+    ``tasks``: the accuracy that the bundle's manifest states. ``device``: facts of the machine.
+    """
+
+    kind: str = "bench"
+    format: int = FORMAT
+    bundle: str
+    manifest_sha256: str
+    created: str
+    settings: dict[str, str | int | float]
+    device: dict[str, str | int | float | None]
+    latency_ms: Stats
+    throughput_images_per_s: float
+    load_ms: float | None
+    first_inference_ms: float | None
+    memory_mib: float | None
+    size_mib: float
+    macs: int
+    layouts: dict[str, Measure]
+    segments: dict[str, Measure]
+    subsets: dict[str, Measure]
+    tasks: dict[str, dict[str, float | None]]
+    metrics: dict[str, tuple[MetricInfo, ...]]
+
+
+class EvalReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What `edgemtl evaluate` writes: metrics per task over a whole split.
+
+    ``network`` says what was measured: ``checkpoint``, ``collapsed`` or ``bundle``. ``delta_m`` (percent, +
+    is better than the baseline) is there when a baseline was named.
+    """
+
+    kind: str = "evaluate"
+    format: int = FORMAT
+    subject: str
+    network: str
+    data: str
+    split: str
+    images: int
+    created: str
+    tasks: dict[str, dict[str, float]]
+    metrics: dict[str, tuple[MetricInfo, ...]]
+    baseline: str | None = None
+    delta_m: float | None = None
+    delta_m_tasks: dict[str, float] = {}
+
+
+class Deviation(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a task's output lies from its golden output.
+
+    ``max_abs`` is in the output's unit, ``max_rel`` is max_abs / max |expected|. ``sample``, ``channel`` and
+    ``pixel`` (row, column) locate the element that exceeds its tolerance most, or comes closest to it.
+    """
+
+    passed: bool
+    max_abs: float
+    max_rel: float
+    sample: int
+    channel: int
+    pixel: tuple[int, int]
+    expected: float
+    found: float
+
+
+class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What `edgemtl verify` writes: for each layout and task, the deviation from the golden outputs."""
+
+    kind: str = "verify"
+    format: int = FORMAT
+    bundle: str
+    manifest_sha256: str
+    created: str
+    runtime: str
+    samples: int
+    atol: float
+    rtol: float
+    layouts: dict[str, dict[str, Deviation]]
+    passed: bool
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """A gate that was judged: ``value`` passes when it is at least (or at most) ``limit``.
+
+    ``value`` is None where the report has no number, which fails. ``baseline`` is what a regression counts
+    from.
+    """
+
+    gate: str
+    value: float | None
+    bound: Literal["at least", "at most"]
+    limit: float
+    baseline: float | None = None
+    passed: bool
+
+
+class ComparedRow(msgspec.Struct, frozen=True):
+    """One figure of several reports; None where a report lacks it."""
+
+    path: str
+    values: tuple[float | None, ...]
+    higher_is_better: bool
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Reports side by side. ``differences`` names what makes them unlike; empty unless that was forced."""
+
+    kind: str
+    names: tuple[str, ...]
+    rows: tuple[ComparedRow, ...]
+    differences: tuple[str, ...]
+
+
+def delta_m(
+    scores: Scores, baseline: Scores, metrics: Mapping[str, tuple[MetricInfo, ...]]
+) -> tuple[float, dict[str, float]]:
+    """Relative gain over a baseline in percent: overall, and per task. **Positive is better.**
+
+    Delta_m = 100 * mean over all metrics of s * (M - B) / B with s = +1 where higher is better, else -1
+    (Maninis et al. 2019, eq. 4, over all metrics as in Nash-MTL), less those that are not ``in_delta``. Most
+    papers print the opposite sign. The overall figure is the plain mean over all metrics, so a task with more
+    metrics weighs more; the per-task means stand beside it for that reason.
+
+    Raises:
+        DataError: the baseline lacks a task or a metric, or is 0 there.
+    """
+    per_task: dict[str, list[float]] = {}
+    for task, infos in metrics.items():
+        for info in infos:
+            if not info.in_delta:
+                continue
+            base = baseline.get(task, {}).get(info.name, 0.0)
+            if base == 0.0:
+                raise DataError(
+                    f"baseline {task}.{info.name}",
+                    expected="a value other than 0",
+                    found="0 or nothing",
+                    fix="Name a baseline that was evaluated on the same tasks.",
+                )
+            sign = 1.0 if info.higher_is_better else -1.0
+            per_task.setdefault(task, []).append(100 * sign * (scores[task][info.name] - base) / base)
+    gains = [gain for task in per_task.values() for gain in task]
+    return sum(gains) / len(gains), {task: sum(g) / len(g) for task, g in per_task.items()}
+
+
+class Progress(NamedTuple):
+    """What training tells whoever watches: after each step, and with ``scores`` once an epoch was evaluated.
+    """
+
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    elapsed_s: float
+    lr: float
+    losses: Mapping[str, float]
+    scores: Scores | None = None
+
+
+Observer = Callable[[Progress], None]
