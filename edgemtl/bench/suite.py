@@ -1,0 +1,116 @@
+"""bench: the whole price list of a bundle on this device, as a BenchReport."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from functools import cache
+from pathlib import Path
+
+import msgspec
+
+from edgemtl.bench.device import device_facts
+from edgemtl.bench.latency import measure
+from edgemtl.bench.probe import Request, probe
+from edgemtl.bench.way import all_ways
+from edgemtl.core.bundle import MANIFEST, Manifest, read_manifest, sha256
+from edgemtl.core.errors import RecipeError
+from edgemtl.core.report import BenchReport, Measure, Stats
+from edgemtl.runtime.runner import choose_layout
+from edgemtl.runtime.session import available_cores, open_session
+
+
+class BenchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to measure. ``duration_s`` and ``repeats`` are the least for each way of running the bundle.
+
+    By default ``threads`` is the number of cores, and ``batch`` the smallest that the bundle takes. The
+    figures of ``layout`` stand at the top of the report: by default the merged one, where there is one.
+
+    Raises:
+        RecipeError: a number is out of range.
+    """
+
+    layout: str | None = None
+    threads: int | None = None
+    batch: int | None = None
+    duration_s: float = 2.0
+    repeats: int = 20
+    warmup_ms: float = 200.0
+
+    def __post_init__(self) -> None:
+        least = {"threads": 1, "batch": 1, "repeats": 1, "duration_s": 0, "warmup_ms": 0}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and not bound <= value < float("inf"):
+                raise RecipeError(name, expected=f"{bound} or more", found=str(value), fix="Give another.")
+
+
+def bench(folder: Path, settings: BenchSettings | None = None) -> BenchReport:
+    """Measure every layout, every segment alone and every subset of the tasks, in turns.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        RecipeError: the bundle has no such layout or does not take such a batch.
+        SetupError: the runtime is missing, cannot run the files, or runs out of memory.
+    """
+    settings = settings or BenchSettings()
+    manifest = read_manifest(folder)
+    layout = choose_layout(manifest, tuple(manifest.tasks), settings.layout)
+    batch = settings.batch or manifest.input.batch[0]
+    threads = settings.threads or available_cores()
+    ways = {(kind, name): way for kind, named in all_ways(manifest).items() for name, way in named.items()}
+    sessions = cache(open_session)  # ways that run the same file share it
+    latencies = measure(
+        {key: way.open(folder, manifest, batch, threads, sessions) for key, way in ways.items()},
+        warmup_ms=settings.warmup_ms,
+        duration_s=settings.duration_s,
+        repeats=settings.repeats,
+    )
+    priced: dict[str, dict[str, Measure]] = {kind: {} for kind, _ in ways}
+    for (kind, name), way in ways.items():
+        request = Request(str(folder), way, batch, threads)
+        priced[kind][name] = _price(request, manifest, latencies[kind, name])
+    top = priced["layouts"][layout]
+    first = manifest.layouts[layout][0]
+    return BenchReport(
+        bundle=manifest.name,
+        manifest_sha256=sha256(folder / MANIFEST),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        settings={
+            "layout": layout,
+            "threads": threads,
+            "batch": batch,
+            "duration_s": settings.duration_s,
+            "repeats": settings.repeats,
+            "warmup_ms": settings.warmup_ms,
+            "arena": "one for all sessions",
+            "spinning": "off",
+        },
+        device={**device_facts(), "runtime": sessions(folder / first.path, first, threads).runtime},
+        latency_ms=top.latency_ms,
+        throughput_images_per_s=top.throughput_images_per_s,
+        load_ms=top.load_ms,
+        first_inference_ms=top.first_inference_ms,
+        memory_mib=top.memory_mib,
+        size_mib=top.size_mib,
+        macs=top.macs,
+        layouts=priced["layouts"],
+        segments=priced.get("segments", {}),
+        subsets=priced.get("subsets", {}),
+        tasks={task: info.accuracy for task, info in manifest.tasks.items()},
+        metrics={task: info.metrics for task, info in manifest.tasks.items()},
+    )
+
+
+def _price(request: Request, manifest: Manifest, latency_ms: Stats) -> Measure:
+    """Add to a latency what a process of its own tells, and what the files say."""
+    found = probe(request)
+    files = request.way.files(manifest)
+    return Measure(
+        latency_ms=latency_ms,
+        throughput_images_per_s=1000 * request.batch / latency_ms.mean,
+        load_ms=found.load_ms,
+        first_inference_ms=found.first_inference_ms,
+        memory_mib=found.memory_mib,
+        size_mib=sum((Path(request.folder) / file.path).stat().st_size for file in files) / 2**20,
+        macs=sum(file.macs for file in files),
+    )

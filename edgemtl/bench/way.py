@@ -1,0 +1,71 @@
+"""Way: one way of running a bundle, which bench prices by its latency, memory and size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemtl.core.bundle import Manifest, ModelFile
+from edgemtl.runtime.runner import BundleRunner, choose_layout, needed_files
+from edgemtl.runtime.session import SessionFactory
+
+FEW_TASKS = 4  # up to so many, every subset is measured: 14 of them; beyond, the single tasks
+
+
+class Way(msgspec.Struct, frozen=True):
+    """Some ``tasks`` in a ``layout``; or, where ``file`` names one, only this file of the layout."""
+
+    layout: str
+    tasks: tuple[str, ...]
+    file: str | None = None
+
+    def files(self, manifest: Manifest) -> tuple[ModelFile, ...]:
+        """The model files that it runs."""
+        files = needed_files(manifest, self.layout, self.tasks)
+        return tuple(file for file in files if self.file in (None, file.name))
+
+    def open(
+        self, folder: Path, manifest: Manifest, batch: int, threads: int, sessions: SessionFactory
+    ) -> Callable[[], object]:
+        """Open the files; what returns runs them once on a random batch.
+
+        Raises:
+            RecipeError: the bundle does not take such a batch.
+            SetupError: the runtime is missing or cannot run the files.
+        """
+        if self.file is not None:
+            (file,) = self.files(manifest)
+            session = sessions(folder / file.path, file, threads)
+            feeds = {tensor.name: _random(batch, *tensor.shape[1:]) for tensor in file.inputs}
+            return lambda: session.run(feeds)
+        runner = BundleRunner(
+            folder,
+            tasks=self.tasks,
+            layout=self.layout,
+            threads=threads,
+            sessions=sessions,
+            manifest=manifest,
+        )
+        image = _random(batch, 3, manifest.input.height, manifest.input.width)
+        return lambda: runner(image)
+
+
+def all_ways(manifest: Manifest) -> dict[str, dict[str, Way]]:
+    """The ways that a report lists, under the names of its fields: layouts, segments, subsets."""
+    tasks = tuple(manifest.tasks)
+    sizes = range(1, len(tasks)) if len(tasks) <= FEW_TASKS else (1,)
+    subsets = [subset for size in sizes for subset in combinations(tasks, size)]
+    return {
+        "layouts": {layout: Way(layout, tasks) for layout in manifest.layouts},
+        "segments": {file.name: Way("split", tasks, file.name) for file in manifest.layouts.get("split", ())},
+        "subsets": {"+".join(subset): Way(choose_layout(manifest, subset), subset) for subset in subsets},
+    }
+
+
+def _random(*shape: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).random(shape, dtype=np.float32)

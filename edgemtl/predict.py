@@ -1,0 +1,54 @@
+"""`edgemtl run`: predictions of a bundle for images, as pictures and raw arrays. Never PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from edgemtl.core.errors import RecipeError
+from edgemtl.core.files import replacing
+from edgemtl.report.pictures import caption, picture, save_grid, value_range
+from edgemtl.runtime.images import load_image
+from edgemtl.runtime.runner import BundleRunner
+
+
+def predict(
+    bundle: Path,
+    images: Sequence[Path],
+    out: Path,
+    *,
+    tasks: Sequence[str] | None = None,
+    threads: int | None = None,
+) -> Iterator[Path]:
+    """Write, for each image, OUT/NAME.png (the image beside a picture of every task) and OUT/NAME.npz (the
+    arrays).
+
+    Raises:
+        RecipeError: two images have the same name, or there is no such task.
+        DataError: an image cannot be read.
+        BundleError: the bundle is damaged.
+        SetupError: ``out`` cannot be written, or the runtime is missing.
+    """
+    names = [path.stem for path in images]
+    for name in names:
+        if names.count(name) > 1:
+            raise RecipeError(
+                "images", expected="names that differ", found=f"`{name}` twice", fix="Run them one by one."
+            )
+    runner = BundleRunner(bundle, tasks=tasks, threads=threads)
+    smallest, _ = runner.manifest.input.batch
+    for path in images:
+        image = load_image(path, runner.manifest.input)
+        # A bundle of a static batch computes that many: fill it up with the same image.
+        outputs = {task: array[0] for task, array in runner(np.repeat(image, smallest, axis=0)).items()}
+        with replacing(out / f"{path.stem}.npz") as draft, draft.open("wb") as file:
+            np.savez(file, **outputs)
+        pictures, titles = [(image[0].transpose(1, 2, 0) * 255).round().astype(np.uint8)], ["image"]
+        for task, array in outputs.items():
+            info = runner.manifest.tasks[task].output
+            pictures.append(picture(array, info))
+            titles.append(caption(task, info, value_range(array)))
+        save_grid(out / f"{path.stem}.png", [pictures], titles)
+        yield out / f"{path.stem}.png"

@@ -1,0 +1,56 @@
+"""Curves of a training, from metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from edgemtl.core.errors import DataError
+from edgemtl.core.files import replacing
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl, one an epoch.
+
+    Raises:
+        DataError: a line is no record.
+    """
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise DataError(
+            path, expected="a JSON record a line", found=str(error), fix="Train again."
+        ) from error
+
+
+def plot_curves(records: list[dict[str, Any]], path: Path) -> None:
+    """Draw, for each task, the losses and every metric over the epochs, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    evaluated = [record for record in records if "validation" in record]
+    tasks = list(records[-1]["losses"])
+    columns = (
+        1 + max((len(evaluated[-1]["validation"][task]) for task in tasks), default=0) if evaluated else 1
+    )
+    figure = Figure(figsize=(2.6 * columns, 2.1 * len(tasks)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(tasks), columns, squeeze=False)
+    for row, task in zip(axes, tasks, strict=True):
+        epochs = [record["epoch"] for record in evaluated]
+        row[0].plot([r["epoch"] for r in records], [r["losses"][task] for r in records], label="train")
+        row[0].plot(epochs, [r["validation_losses"][task] for r in evaluated], label="validation")
+        row[0].set_title(f"{task}: loss", fontsize=9)
+        row[0].legend(fontsize=7)
+        names = list(evaluated[-1]["validation"][task]) if evaluated else []
+        for axis, name in zip(row[1:], names, strict=False):
+            axis.plot(epochs, [r["validation"][task][name] for r in evaluated], color="tab:orange")
+            axis.set_title(f"{task}: {name}", fontsize=9)
+        for axis in row[1 + len(names) :]:
+            axis.set_axis_off()
+        for axis in row:
+            axis.tick_params(labelsize=7)
+            axis.set_xlabel("epoch", fontsize=7)
+    with replacing(path) as draft:
+        figure.savefig(draft, format="png", dpi=110)

@@ -1,0 +1,145 @@
+"""Reports as tables for a terminal: few columns, units in the headers, nothing that only color tells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from edgemtl.core.report import (
+    BenchReport,
+    Comparison,
+    EvalReport,
+    Measure,
+    Verdict,
+    VerifyReport,
+)
+
+
+def bench_table(report: BenchReport) -> Table:
+    """Every way of running a bundle: latency, memory, size, MACs. A star marks the layout that the caption
+    is about."""
+    settings = report.settings
+    title = f"{report.bundle}: batch {settings['batch']}, threads {settings['threads']}"
+    table = _table(title, "", "p50 ms", "p99 ms", "mem MiB", "file MiB", "MMAC")
+    for name, measure in report.layouts.items():
+        table.add_row(f"{name} *" if name == settings["layout"] else name, *_measure_cells(measure))
+    for heading, measures in ("segment", report.segments), ("subset", report.subsets):
+        if measures:
+            table.add_section()
+            table.add_row(Text(heading, style="bold"))
+        for name, measure in measures.items():
+            table.add_row(name, *_measure_cells(measure))
+    table.caption = Text(
+        f"{_number(report.throughput_images_per_s)} images/s, load {_number(report.load_ms)} ms, "
+        f"first inference {_number(report.first_inference_ms)} ms"
+    )
+    return table
+
+
+def verify_table(report: VerifyReport) -> Table:
+    """Each layout and task: the error against the golden outputs and where it is worst."""
+    title = f"{report.bundle} on {report.runtime}: atol {report.atol:g}, rtol {report.rtol:g}"
+    table = _table(title, "", "max abs", "max rel", "worst at", "")
+    for layout, tasks in report.layouts.items():
+        for task, deviation in tasks.items():
+            row, column = deviation.pixel
+            table.add_row(
+                f"{layout} {task}",
+                f"{deviation.max_abs:.1e}",
+                f"{deviation.max_rel:.1e}",
+                f"#{deviation.sample} {row},{column}",
+                _outcome(deviation.passed),
+            )
+    table.caption = f"{report.samples} golden samples; worst at: #sample row,column"
+    return table
+
+
+def eval_table(report: EvalReport) -> Table:
+    """Every metric of every task, and Delta_m where a baseline was named."""
+    table = _table(
+        f"{report.subject} ({report.network}) on {report.data} {report.split}", "", "value", "unit", ""
+    )
+    for task, infos in report.metrics.items():
+        for info in infos:
+            arrow = "higher" if info.higher_is_better else "lower"
+            value = _number(report.tasks.get(task, {}).get(info.name))
+            table.add_row(f"{task} {info.name}", value, "" if info.unit == "1" else info.unit, arrow)
+    if report.delta_m is not None:
+        table.add_section()
+        table.add_row("Delta_m", f"{report.delta_m:+.2f}", "%", "higher")
+        for task, gain in report.delta_m_tasks.items():
+            table.add_row(f"Delta_m {task}", f"{gain:+.2f}", "%", "higher")
+    baseline = f", baseline {report.baseline}" if report.baseline else ""
+    table.caption = Text(f"{report.images} images{baseline}")
+    return table
+
+
+def gates_table(verdicts: Sequence[Verdict]) -> Table:
+    """Every gate with what was found, what was allowed, and the outcome."""
+    table = _table("gates", "", "found", "limit", "")
+    for verdict in verdicts:
+        sign = ">=" if verdict.bound == "at least" else "<="
+        limit = f"{sign} {_number(verdict.limit)}"
+        table.add_row(verdict.gate, _number(verdict.value), limit, _outcome(verdict.passed))
+    return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Reports in columns A, B, ...; after the first, with the change against it in percent."""
+    letters = [chr(ord("A") + column) for column in range(len(comparison.names))]
+    table = _table(f"{comparison.kind} reports", "", *letters, "better")
+    for row in comparison.rows:
+        first, *others = row.values
+        changed = (_changed(value, first, row.higher_is_better) for value in others)
+        table.add_row(row.path, _number(first), *changed, "higher" if row.higher_is_better else "lower")
+    legend = [f"{letter}: {name}" for letter, name in zip(letters, comparison.names, strict=True)]
+    if comparison.differences:
+        legend.append(f"unlike in {', '.join(comparison.differences)}")
+    table.caption = Text("\n".join(legend))
+    return table
+
+
+def _table(title: str, *headers: str) -> Table:
+    """The first column may wrap on a narrow terminal, numbers never do."""
+    # Text, because a path in brackets would be taken for markup.
+    table = Table(title=Text(title), title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
+    table.padding = (0, 1, 0, 0)
+    first, *others = headers
+    table.add_column(first, overflow="fold")
+    for header in others:
+        table.add_column(header, justify="right", no_wrap=True)
+    return table
+
+
+def _measure_cells(measure: Measure) -> tuple[str, ...]:
+    latency = measure.latency_ms
+    figures = (
+        latency.p50,
+        latency.p99,
+        measure.memory_mib,
+        measure.size_mib,
+        measure.macs / 1e6,
+    )
+    return tuple(map(_number, figures))
+
+
+def _number(value: float | None) -> str:
+    """Three digits, whole numbers from 100 on, and a dash for what was not measured."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+
+
+def _changed(value: float | None, first: float | None, higher_is_better: bool) -> Text:
+    if value is None or not first:
+        return Text(_number(value))
+    percent = 100 * (value - first) / abs(first)
+    worse = percent < 0 if higher_is_better else percent > 0
+    return Text.assemble(_number(value), " ", (f"{percent:+.1f}%", "red" if worse else "green"))
+
+
+def _outcome(passed: bool) -> Text:
+    return Text("pass", style="green") if passed else Text("FAIL", style="bold red")

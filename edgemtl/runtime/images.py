@@ -1,0 +1,90 @@
+"""From a picture file to the array that a bundle takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemtl.core.bundle import InputInfo
+from edgemtl.core.errors import DataError, SetupError
+
+Pixels = NDArray[np.float32]
+
+
+def load_image(path: Path, info: InputInfo) -> Pixels:
+    """Read a picture as float32 [1, 3, info.height, info.width], RGB in 0..1.
+
+    Any color picture that pillow reads will do; so will a ``.npy`` of floats in 0..1, [H, W, 3] or [3, H, W].
+    Another size is resized bilinearly, with a wider filter where it shrinks, as pillow does.
+
+    Raises:
+        DataError: the file is missing or damaged, or holds no RGB picture.
+        SetupError: pillow is not installed.
+    """
+    if not path.is_file():
+        raise DataError(path, expected="a picture", found="no such file", fix="Check the path.")
+    pixels = _read_npy(path) if path.suffix == ".npy" else _read_picture(path)
+    if pixels.shape[:2] != (info.height, info.width):
+        pixels = _resize(pixels, info.height, info.width)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+
+
+def _read_picture(path: Path) -> Pixels:
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise _no_pillow(error) from error
+    try:
+        with Image.open(path) as picture:
+            # 16-bit and float pictures are depth maps and the like; conversion to RGB would clip them.
+            if picture.mode.startswith(("I", "F")):
+                raise _not_rgb(path, f"one of mode {picture.mode}")
+            upright = ImageOps.exif_transpose(picture).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _not_rgb(path, str(error)) from error
+    pixels: Pixels = np.asarray(upright).astype(np.float32) / np.float32(255)
+    return pixels
+
+
+def _read_npy(path: Path) -> Pixels:
+    try:
+        array: NDArray[Any] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _not_rgb(path, str(error)) from error
+    shape = array.shape
+    if array.ndim == 3 and shape[2] != 3:
+        array = array.transpose(1, 2, 0)
+    if array.ndim != 3 or array.shape[2] != 3 or not np.issubdtype(array.dtype, np.floating):
+        raise _not_rgb(path, f"{array.dtype} {shape}")
+    if not (array.size and array.min() >= 0 and array.max() <= 1):  # so written, NaN does not pass
+        raise _not_rgb(path, "values outside 0..1 or none")
+    return array.astype(np.float32)
+
+
+def _resize(pixels: Pixels, height: int, width: int) -> Pixels:
+    """Resize in floats, channel by channel: no rounding to 8 bits."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise _no_pillow(error) from error
+    bilinear = Image.Resampling.BILINEAR
+    planes = [Image.fromarray(plane).resize((width, height), bilinear) for plane in pixels.transpose(2, 0, 1)]
+    return np.stack([np.asarray(plane, dtype=np.float32) for plane in planes], axis=-1)
+
+
+def _not_rgb(path: Path, found: str) -> DataError:
+    return DataError(
+        path,
+        expected="an RGB picture, or a .npy of floats in 0..1 shaped [H, W, 3] or [3, H, W]",
+        found=found,
+        fix="Replace the file.",
+    )
+
+
+def _no_pillow(error: ImportError) -> SetupError:
+    return SetupError(
+        "pictures", expected="pillow", found=str(error), fix="Install it with `pip install 'edgemtl[ort]'`."
+    )

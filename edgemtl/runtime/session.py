@@ -1,0 +1,86 @@
+"""Session: one model file, open and ready to run. Every runtime is one subclass and one branch of
+``open_session``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgemtl.core.bundle import ModelFile
+from edgemtl.core.errors import SetupError
+
+Array = NDArray[Any]
+
+
+class Session(ABC):
+    """A model file in memory. ``runtime`` is the name and version of what runs it."""
+
+    runtime: str
+
+    @abstractmethod
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run once. ``feeds`` holds every input by name; ``outputs`` names what to return, by default all."""
+
+
+SessionFactory = Callable[[Path, ModelFile, int], Session]
+
+
+class FakeSession(Session):
+    """Answers with arrays of the declared shapes; tests what drives sessions where no model file is at hand.
+
+    An output is constant over a sample: the mean of all that entered for this sample, plus an offset that the
+    output's name fixes. ``runs`` lists the outputs that each call asked for.
+    """
+
+    runtime = "fake"
+
+    def __init__(self, file: ModelFile) -> None:
+        self.runs: list[tuple[str, ...]] = []
+        self._inputs = tuple(tensor.name for tensor in file.inputs)
+        self._outputs = {tensor.name: tensor for tensor in file.outputs}
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """See ``Session.run``."""
+        wanted = tuple(self._outputs) if outputs is None else tuple(outputs)
+        self.runs.append(wanted)
+        means = [feeds[name].reshape(len(feeds[name]), -1).mean(axis=1) for name in self._inputs]
+        return {name: self._fill(name, np.mean(means, axis=0)) for name in wanted}
+
+    def _fill(self, name: str, samples: Array) -> Array:
+        tensor = self._outputs[name]
+        offset = zlib.crc32(name.encode()) % 1000 / 1000
+        filled: Array = np.empty((len(samples), *tensor.shape[1:]), tensor.dtype)
+        filled.reshape(len(samples), -1)[:] = (samples + offset)[:, None]
+        return filled
+
+
+def available_cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def open_session(path: Path, file: ModelFile, threads: int) -> Session:
+    """Open a model file with the runtime that its suffix asks for.
+
+    Raises:
+        SetupError: no runtime reads such a file, it is not installed, or it refuses the model.
+        BundleError: the model's inputs or outputs are not those that ``file`` declares.
+    """
+    if path.suffix == ".onnx":
+        from edgemtl.runtime.ort import OrtSession
+
+        return OrtSession(path, file, threads)
+    raise SetupError(
+        path,
+        expected="a model file that ends in .onnx",
+        found=f"`{path.suffix}`",
+        fix="Install the version of edgemtl that exported this bundle.",
+    )

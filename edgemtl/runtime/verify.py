@@ -1,0 +1,123 @@
+"""Replays the golden samples of a bundle: does this device compute what the desk computed?"""
+
+from __future__ import annotations
+
+import zipfile
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from edgemtl.core.bundle import MANIFEST, Manifest, read_manifest, sha256
+from edgemtl.core.errors import BundleError, RecipeError
+from edgemtl.core.report import Deviation, VerifyReport
+from edgemtl.runtime.runner import BundleRunner
+from edgemtl.runtime.session import Array, SessionFactory, open_session
+
+
+def verify(
+    folder: Path,
+    *,
+    layout: str | None = None,
+    atol: float | None = None,
+    rtol: float | None = None,
+    threads: int | None = None,
+    sessions: SessionFactory = open_session,
+) -> VerifyReport:
+    """Compare every task in every layout, or in the one named, with the golden outputs.
+
+    ``atol`` and ``rtol`` replace the manifest's tolerances: |found - expected| <= atol + rtol * |expected|.
+    The report says what failed; a failure raises nothing.
+
+    Raises:
+        BundleError: the bundle is damaged, or its golden samples are not what the manifest says.
+        RecipeError: no such layout, or a negative tolerance.
+        SetupError: the runtime is missing or cannot run the files.
+    """
+    manifest = read_manifest(folder)
+    atol = _tolerance("atol", manifest.golden.atol if atol is None else atol)
+    rtol = _tolerance("rtol", manifest.golden.rtol if rtol is None else rtol)
+    image = _load(folder, manifest.golden.inputs, [manifest.input.name], manifest)[manifest.input.name]
+    names = [task.tensor.name for task in manifest.tasks.values()]
+    golden = _load(folder, manifest.golden.outputs, names, manifest)
+    layouts = {}
+    for name in manifest.layouts if layout is None else (layout,):
+        runner = BundleRunner(folder, layout=name, threads=threads, sessions=sessions, manifest=manifest)
+        found = _replay(runner, image)
+        layouts[name] = {
+            task: _deviation(folder, task, found[task], golden[info.tensor.name], atol, rtol)
+            for task, info in manifest.tasks.items()
+        }
+    return VerifyReport(
+        bundle=manifest.name,
+        manifest_sha256=sha256(folder / MANIFEST),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        runtime=runner.runtime,
+        samples=len(image),
+        atol=atol,
+        rtol=rtol,
+        layouts=layouts,
+        passed=all(deviation.passed for tasks in layouts.values() for deviation in tasks.values()),
+    )
+
+
+def _replay(runner: BundleRunner, image: Array) -> dict[str, Array]:
+    """Run all samples in the smallest batches that the bundle takes, so that memory stays small."""
+    batch = runner.manifest.input.batch[0]
+    # A static batch may not divide the samples: the last one is repeated and then cut off.
+    rows = np.minimum(np.arange(-(-len(image) // batch) * batch), len(image) - 1)
+    runs = [runner(image[rows[start : start + batch]]) for start in range(0, len(rows), batch)]
+    return {task: np.concatenate([run[task] for run in runs])[: len(image)] for task in runner.tasks}
+
+
+def _deviation(folder: Path, task: str, found: Array, expected: Array, atol: float, rtol: float) -> Deviation:
+    if found.shape != expected.shape:
+        raise BundleError(
+            folder,
+            expected=f"{task} of shape {expected.shape}, as in its golden outputs",
+            found=str(found.shape),
+            fix="Export the bundle again.",
+        )
+    wanted = expected.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # inf - inf
+        error = np.abs(found - wanted)
+    error[np.isnan(error)] = np.inf
+    excess = error - (atol + rtol * np.abs(wanted))
+    worst = np.unravel_index(int(excess.argmax()), excess.shape)
+    sample, channel, row, column = (int(i) for i in worst)
+    magnitude = float(np.abs(wanted).max())
+    return Deviation(
+        passed=bool(excess[worst] <= 0),
+        max_abs=float(error.max()),
+        max_rel=float(error.max() / magnitude) if magnitude else float(error.max()),
+        sample=sample,
+        channel=channel,
+        pixel=(row, column),
+        expected=float(expected[worst]),
+        found=float(found[worst]),
+    )
+
+
+def _load(folder: Path, name: str, tensors: list[str], manifest: Manifest) -> dict[str, Array]:
+    """The named tensors of an npz file, each with the number of samples that the manifest states."""
+    try:
+        with (folder / name).open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {tensor: archive[tensor] for tensor in tensors}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise _not_golden(folder / name, ", ".join(tensors), str(error)) from error
+    for tensor, array in arrays.items():
+        if array.ndim != 4 or len(array) != manifest.golden.samples or not array.size:
+            raise _not_golden(
+                folder / name, f"{manifest.golden.samples} samples of {tensor}", str(array.shape)
+            )
+    return arrays
+
+
+def _not_golden(path: Path, expected: str, found: str) -> BundleError:
+    return BundleError(path, expected=expected, found=found, fix="Export the bundle again.")
+
+
+def _tolerance(name: str, value: float) -> float:
+    if not value >= 0:
+        raise RecipeError(name, expected="a tolerance of 0 or more", found=str(value), fix="Give another.")
+    return value

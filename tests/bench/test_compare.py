@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from edgemtl.bench.compare import ALIKE, compare
+from edgemtl.bench.document import read_report
+from edgemtl.core.errors import DataError, RecipeError
+
+BENCH = read_report(Path(__file__).parents[1] / "fixtures/bench_report.json")
+DIFFERENT = {"latency_ms": {**BENCH["latency_ms"], "p50": 99.0}}
+
+
+def write(path: Path, **changes: Any) -> Path:
+    path.write_bytes(msgspec.json.encode({**BENCH, **changes}))
+    return path
+
+
+def changed(dotted: str) -> dict[str, Any]:
+    part, name = dotted.split(".")
+    return {part: {**copy.deepcopy(BENCH[part]), name: "other"}}
+
+
+def test_figures_stand_side_by_side_in_the_order_named(tmp_path: Path) -> None:
+    paths = [write(tmp_path / "a.json"), write(tmp_path / "b.json", **DIFFERENT), write(tmp_path / "c.json")]
+    found = compare(paths)
+    assert found.names == tuple(map(str, paths))
+    assert found.differences == ()
+    rows = {row.path: row for row in found.rows}
+    median = BENCH["latency_ms"]["p50"]
+    assert rows["latency_ms.p50"].values == (median, 99.0, median)
+    assert not rows["latency_ms.p50"].higher_is_better
+    assert rows["tasks.segmentation.miou"].higher_is_better
+    assert "subsets.depth.latency_ms.p50" in rows
+
+
+def test_only_figures_with_a_direction_and_few_percentiles_are_shown(tmp_path: Path) -> None:
+    rows = compare([write(tmp_path / "a.json"), write(tmp_path / "b.json")]).rows
+    paths = {row.path for row in rows}
+    assert not {path for path in paths if path.startswith(("settings", "device"))}
+    assert "latency_ms.std" not in paths
+    assert "layouts.split.latency_ms.p99" not in paths
+
+
+def test_a_figure_that_one_report_lacks_is_none(tmp_path: Path) -> None:
+    paths = [write(tmp_path / "a.json", segments={}, memory_mib=None), write(tmp_path / "b.json")]
+    rows = {row.path: row.values for row in compare(paths).rows}
+    assert rows["segments.trunk.latency_ms.p50"][0] is None
+    assert rows["segments.trunk.latency_ms.p50"][1] is not None
+    assert rows["memory_mib"] == (None, BENCH["memory_mib"])
+
+
+@pytest.mark.parametrize("dotted", ALIKE["bench"])
+def test_unlike_reports_are_refused_and_the_difference_named(tmp_path: Path, dotted: str) -> None:
+    paths = [write(tmp_path / "a.json"), write(tmp_path / "b.json", **changed(dotted))]
+    with pytest.raises(RecipeError, match=rf"b\.json: expected {dotted} .* as in .*a\.json, found other"):
+        compare(paths)
+    assert compare(paths, force=True).differences == (dotted,)
+
+
+def test_what_one_compares_may_differ(tmp_path: Path) -> None:
+    device = {"device": {**BENCH["device"], "runtime": "onnxruntime 9.9", "kernel": "Linux 9"}}
+    paths = [write(tmp_path / "a.json"), write(tmp_path / "b.json", bundle="other", **device)]
+    assert compare(paths).differences == ()
+
+
+def test_the_third_report_counts_too(tmp_path: Path) -> None:
+    paths = [
+        write(tmp_path / "a.json"),
+        write(tmp_path / "b.json"),
+        write(tmp_path / "c.json", **changed("device.cpu")),
+    ]
+    with pytest.raises(RecipeError, match=r"c\.json: expected device\.cpu"):
+        compare(paths)
+
+
+def test_unlike_kinds_are_refused_even_by_force(tmp_path: Path) -> None:
+    paths = [write(tmp_path / "a.json"), write(tmp_path / "b.json", kind="evaluate")]
+    with pytest.raises(RecipeError, match="expected kind bench"):
+        compare(paths, force=True)
+
+
+def test_one_report_is_no_comparison(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="two reports or more"):
+        compare([write(tmp_path / "a.json")])
+
+
+def test_a_file_that_is_no_report(tmp_path: Path) -> None:
+    (tmp_path / "b.json").write_text("{")
+    with pytest.raises(DataError, match=r"b\.json"):
+        compare([write(tmp_path / "a.json"), tmp_path / "b.json"])

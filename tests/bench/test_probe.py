@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgemtl.bench.probe import Request, probe
+from edgemtl.bench.way import Way
+from edgemtl.core.errors import SetupError
+
+TINY = Path(__file__).parents[1] / "fixtures/tiny_bundle"
+WAY = Way("split", ("segmentation", "depth", "normals"))
+
+
+def test_a_process_of_its_own_tells_time_and_memory() -> None:
+    found = probe(Request(str(TINY), WAY, batch=1, threads=1))
+    assert found.load_ms > 0
+    assert found.first_inference_ms > 0
+    if sys.platform == "linux" and found.memory_mib is not None:
+        # Two sessions' worth of pages at least; far less than this process with pytest and hypothesis.
+        assert 0.1 < found.memory_mib < 100
+
+
+def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match=r"manifest\.json"):
+        probe(Request(str(tmp_path), WAY, batch=1, threads=1))

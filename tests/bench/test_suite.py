@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgemtl.bench import suite
+from edgemtl.bench.probe import run_probe
+from edgemtl.bench.suite import BenchSettings, bench
+from edgemtl.core.bundle import read_manifest, sha256
+from edgemtl.core.errors import RecipeError
+from edgemtl.core.report import BenchReport
+
+TINY = Path(__file__).parents[1] / "fixtures/tiny_bundle"
+MANIFEST = read_manifest(TINY)
+QUICK = BenchSettings(threads=1, duration_s=0.005, warmup_ms=1, repeats=5)
+
+
+@pytest.fixture(scope="module")
+def report() -> BenchReport:
+    with pytest.MonkeyPatch.context() as patch:
+        # Fourteen processes would take seconds; test_probe.py starts real ones.
+        patch.setattr(suite, "probe", run_probe)
+        return bench(TINY, QUICK)
+
+
+def test_everything_is_priced(report: BenchReport) -> None:
+    assert list(report.layouts) == ["merged", "split"]
+    assert list(report.segments) == [file.name for file in MANIFEST.layouts["split"]]
+    assert len(report.subsets) == 6
+    for measures in report.layouts, report.segments, report.subsets:
+        for measure in measures.values():
+            assert measure.latency_ms.count >= QUICK.repeats
+            assert measure.throughput_images_per_s == pytest.approx(1000 / measure.latency_ms.mean)
+            assert measure.load_ms is not None
+            assert measure.load_ms > 0
+
+
+def test_parts_add_up_to_the_whole(report: BenchReport) -> None:
+    segments, layouts = report.segments.values(), report.layouts
+    assert sum(segment.macs for segment in segments) == layouts["split"].macs == layouts["merged"].macs
+    assert sum(segment.size_mib for segment in segments) == pytest.approx(layouts["split"].size_mib)
+    needed = ("trunk", "branch_depth_normals", "head_depth")
+    assert report.subsets["depth"].macs == sum(report.segments[name].macs for name in needed)
+
+
+def test_a_subset_costs_less_than_the_whole(report: BenchReport) -> None:
+    assert report.subsets["depth"].latency_ms.p50 < report.layouts["split"].latency_ms.p50
+
+
+def test_the_report_says_what_was_measured_how_and_where(report: BenchReport) -> None:
+    assert report.manifest_sha256 == sha256(TINY / "manifest.json")
+    assert report.settings["layout"] == "merged"
+    assert (report.settings["batch"], report.settings["threads"]) == (1, 1)
+    assert report.settings["arena"]
+    assert str(report.device["runtime"]).startswith("onnxruntime ")
+    assert report.tasks["segmentation"] == {"miou": 0.42}
+    assert report.metrics["depth"] == MANIFEST.tasks["depth"].metrics
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("threads", 0), ("batch", 0), ("repeats", 0), ("duration_s", -1.0), ("duration_s", float("inf"))],
+)
+def test_settings_out_of_range(name: str, value: float) -> None:
+    with pytest.raises(RecipeError, match=rf"{name}: expected \d or more, found {value}"):
+        BenchSettings(**{name: value})
+
+
+def test_what_the_bundle_lacks() -> None:
+    with pytest.raises(RecipeError, match="`tiled`"):
+        bench(TINY, BenchSettings(layout="tiled"))
+    with pytest.raises(RecipeError, match=r"found float32 5x3x12x16"):
+        bench(TINY, BenchSettings(batch=5))

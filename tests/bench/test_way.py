@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edgemtl.bench.way import Way, all_ways
+from edgemtl.core.bundle import ModelFile, read_manifest
+from edgemtl.core.errors import RecipeError
+from edgemtl.runtime.session import FakeSession, open_session
+
+TINY = Path(__file__).parents[1] / "fixtures/tiny_bundle"
+MANIFEST = read_manifest(TINY)
+TASKS = tuple(MANIFEST.tasks)
+
+
+def test_the_price_list_names_layouts_segments_and_strict_subsets() -> None:
+    ways = all_ways(MANIFEST)
+    assert list(ways["layouts"]) == ["merged", "split"]
+    assert list(ways["segments"]) == [file.name for file in MANIFEST.layouts["split"]]
+    assert list(ways["subsets"]) == [
+        "segmentation",
+        "depth",
+        "normals",
+        "segmentation+depth",
+        "segmentation+normals",
+        "depth+normals",
+    ]
+    assert {way.layout for way in ways["subsets"].values()} == {"split"}
+
+
+def test_without_a_split_layout_there_are_no_segments_and_subsets_run_all() -> None:
+    merged = msgspec.structs.replace(MANIFEST, layouts={"merged": MANIFEST.layouts["merged"]})
+    ways = all_ways(merged)
+    assert ways["segments"] == {}
+    assert {way.layout for way in ways["subsets"].values()} == {"merged"}
+
+
+@pytest.mark.parametrize(("count", "subsets"), [(1, 0), (2, 2), (4, 14), (5, 5)])
+def test_the_number_of_subsets_stays_small(count: int, subsets: int) -> None:
+    tasks = {f"task{index}": MANIFEST.tasks["depth"] for index in range(count)}
+    assert len(all_ways(msgspec.structs.replace(MANIFEST, tasks=tasks))["subsets"]) == subsets
+
+
+@pytest.mark.parametrize(
+    "way", [way for named in all_ways(MANIFEST).values() for way in named.values()], ids=str
+)
+def test_a_way_runs_its_files_and_no_others(way: Way) -> None:
+    sessions: dict[str, FakeSession] = {}
+
+    def fake(path: Path, file: ModelFile, threads: int) -> FakeSession:
+        assert path == TINY / file.path
+        assert threads == 3
+        return sessions.setdefault(file.name, FakeSession(file))
+
+    run = way.open(TINY, MANIFEST, 2, 3, fake)
+    run()
+    run()
+    assert set(sessions) == {file.name for file in way.files(MANIFEST)}
+    assert all(len(session.runs) == 2 for session in sessions.values())
+
+
+def test_a_batch_that_the_bundle_does_not_take() -> None:
+    run = Way("merged", TASKS).open(TINY, MANIFEST, 5, 1, open_session)
+    with pytest.raises(RecipeError, match=r"1\.\.4x3x12x16, found float32 5x3x12x16"):
+        run()
