@@ -1,0 +1,50 @@
+"""What every dataset is: splits of samples, opened from a spec that a recipe can hold.
+
+To add one, write a file with a ``Data`` and a ``Dataset`` in it and name the former in ``DataSpec``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import msgspec
+
+from edgemtl.data.augment import Augment
+from edgemtl.data.sample import Batch, LabelInfo, Sample
+
+__all__ = ["Augment", "Batch", "Data", "Dataset", "LabelInfo", "Sample"]  # all that a dataset's file needs
+
+
+class Dataset(ABC):
+    """A split: samples by index, the same at every call and in every process."""
+
+    size: tuple[int, int]  # (height, width) of every image
+    labels: dict[str, LabelInfo]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
+    """The base of every dataset's spec; a member lives in a file of its own and joins ``DataSpec``.
+
+    ``augment`` says how training samples are varied.
+    """
+
+    augment: Augment = Augment()
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names that ``dataset`` takes; the first is the one to train on."""
+        return ("train", "val")
+
+    def dataset(self, split: str) -> Dataset:
+        """Open a split.
+
+        Raises:
+            DataError: the split is missing, empty or damaged (which file), or is unknown.
+        """
+        raise NotImplementedError

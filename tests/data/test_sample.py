@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from edgemtl.data.sample import Batch, LabelInfo, Sample
+
+
+def sample(index: int) -> Sample:
+    return Sample(
+        f"s{index}", torch.full((3, 2, 4), index / 10), {"depth": torch.full((1, 2, 4), float(index))}
+    )
+
+
+def test_a_batch_stacks_samples_and_gives_them_back() -> None:
+    batch = Batch.of([sample(1), sample(2)])
+    assert (batch.ids, len(batch)) == (("s1", "s2"), 2)
+    assert batch.image.shape == (2, 3, 2, 4)
+    for index, original in enumerate([sample(1), sample(2)]):
+        assert batch[index].id == original.id
+        assert torch.equal(batch[index].image, original.image)
+        assert torch.equal(batch[index].labels["depth"], original.labels["depth"])
+
+
+def test_a_batch_moves_whole() -> None:
+    moved = Batch.of([sample(1)]).to(torch.device("meta"))
+    assert moved.ids == ("s1",)
+    assert moved.image.is_meta and moved.labels["depth"].is_meta
+
+
+def test_unlabeled_pixels_are_not_valid() -> None:
+    assert LabelInfo("classes", ("a",)).valid(torch.tensor([[0, -1]])).tolist() == [[True, False]]
+    assert LabelInfo("depth").valid(torch.tensor([[[0.0, 1.5]]])).tolist() == [[False, True]]
+    normals = torch.tensor([[[0.0, 1.0]], [[0.0, 0.0]], [[0.0, 0.0]]])
+    assert LabelInfo("normals").valid(normals).tolist() == [[False, True]]
