@@ -1,0 +1,82 @@
+"""A user's own network: any chain of modules, or stages written by hand."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgemtl.backbones.base import IMAGE, Backbone, Stage
+from edgemtl.core.errors import RecipeError
+
+_PROBE_SIZE = 64
+
+
+class Module(Backbone, frozen=True, kw_only=True, tag="module"):
+    """``factory: package.file:function`` is called with ``options`` and gives an ``nn.Sequential`` (every
+    child becomes a stage) or a sequence of ``Stage``. The function must be importable wherever the run is
+    used.
+    """
+
+    factory: str
+    options: dict[str, Any] = {}
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Call the factory.
+
+        Raises:
+            RecipeError: the factory cannot be imported or gives something else.
+        """
+        path, _, name = self.factory.partition(":")
+        try:
+            factory = getattr(importlib.import_module(path), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise RecipeError(
+                "$.backbone.factory",
+                expected="package.file:function that can be imported",
+                found=f"`{self.factory}` ({error})",
+                fix="Check the spelling and PYTHONPATH.",
+            ) from error
+        result = factory(**self.options)
+        if isinstance(result, nn.Sequential):
+            return chain(**dict(result.named_children()))
+        if isinstance(result, Sequence) and all(isinstance(stage, Stage) for stage in result):
+            return tuple(result)
+        raise RecipeError(
+            "$.backbone.factory",
+            expected="an nn.Sequential or a sequence of Stage",
+            found=type(result).__name__,
+            fix="See edgemtl.backbones.chain and edgemtl.backbones.Stage.",
+        )
+
+
+def chain(**modules: nn.Module) -> tuple[Stage, ...]:
+    """Stages from modules in order, each reading the one before; names are the keywords.
+
+    Channels and reductions are read off one forward pass of an image of 64x64 zeros.
+
+    Raises:
+        RecipeError: a module does not give a feature map [B, C, h, w].
+    """
+    stages: list[Stage] = []
+    feature = torch.zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE)
+    for name, module in modules.items():
+        training = module.training
+        with torch.no_grad():
+            feature = module.eval()(feature)
+        module.train(training)
+        if not isinstance(feature, torch.Tensor) or feature.ndim != 4:
+            raise RecipeError(
+                f"backbone stage {name}",
+                expected="a feature map [B, C, h, w]",
+                found=f"shape {list(feature.shape)}"
+                if isinstance(feature, torch.Tensor)
+                else str(type(feature)),
+                fix="Give every stage one tensor in and one out, or write `Stage`s by hand.",
+            )
+        reads = (stages[-1].name if stages else IMAGE,)
+        stages.append(Stage(name, module, reads, feature.shape[1], _PROBE_SIZE // feature.shape[2]))
+    return tuple(stages)

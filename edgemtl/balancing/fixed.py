@@ -1,0 +1,38 @@
+"""Fixed weights, equal unless given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import msgspec
+
+from edgemtl.balancing.base import Balancer, Balancing, Losses
+from edgemtl.core.errors import RecipeError, nearest
+
+
+class Fixed(Balancing, frozen=True, kw_only=True, tag="fixed"):
+    """``weights`` by task; a task that is not named has weight 1."""
+
+    weights: dict[str, Annotated[float, msgspec.Meta(ge=0)]] = {}
+
+    def build(self, tasks: Sequence[str]) -> Balancer:
+        """A balancer that multiplies each loss by its weight."""
+        for task in self.weights:
+            if task not in tasks:
+                raise RecipeError(
+                    f"$.balancing.weights.{task}",
+                    expected="a task of this recipe",
+                    found=f"`{task}`",
+                    fix=nearest(task, tasks),
+                )
+        return _Fixed(self.weights)
+
+
+class _Fixed(Balancer):
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        super().__init__()
+        self.weights = dict(weights)
+
+    def forward(self, losses: Losses) -> Losses:
+        return {task: self.weights.get(task, 1.0) * loss for task, loss in losses.items()}

@@ -1,0 +1,125 @@
+"""Collapse: a trained MultitaskModel becomes plain convolutions, with a certificate that it computes the
+same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from edgemtl.core.inspection import Agreement, Certificate, Skipped
+from edgemtl.kernels import composed_state
+from edgemtl.model import MultitaskModel, macs_of, parameters_of
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+@dataclass(frozen=True)
+class CollapsedModel:
+    """Plain torch modules in eval mode, with the certificate that came with them."""
+
+    model: MultitaskModel
+    certificate: Certificate
+
+
+def collapse(model: MultitaskModel, size: tuple[int, int], images: Tensor | None = None) -> CollapsedModel:
+    """Merge every kernel's factors, then fold batch normalization. The model given is left as it was.
+
+    Args:
+        model: the trained network, on the CPU.
+        size: (height, width) of the images that it will see.
+        images: real images [B, 3, height, width] to compare on besides two random ones.
+
+    Raises:
+        GateError: the collapsed network does not compute the same.
+    """
+    training = model.training
+    probes = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    probes = probes if images is None else torch.cat([probes, images])
+    model.eval().double()
+    plain, unfolded = fold(model)
+    fp64 = _agreement(model, plain, probes.double())
+    model.float()
+    plain.float()
+    certificate = Certificate(
+        fp64=fp64,
+        fp32=_agreement(model, plain, probes),
+        size=size,
+        parameters=(parameters_of(model), parameters_of(plain)),
+        macs=(macs_of(model, probes[:1]), macs_of(plain, probes[:1])),
+        unfolded=unfolded,
+    )
+    model.train(training)
+    certificate.check()
+    return CollapsedModel(plain, certificate)
+
+
+def fold(model: MultitaskModel) -> tuple[MultitaskModel, tuple[Skipped, ...]]:
+    """A plain network in eval mode with the same kernels, batch normalization folded into them.
+
+    Also gives the normalizations that could not be folded, with the reason. What comes out depends, but for
+    the values, only on the blueprint, tasks and plan, so that saved weights load into it again.
+    """
+    plain = MultitaskModel(model.blueprint, model.tasks, model.plan)
+    state = composed_state(model)
+    plain.to(next(iter(state.values())).dtype).load_state_dict(state)
+    plain.eval().requires_grad_(False)
+    unfolded: list[Skipped] = []
+    for segment in plain.tree:
+        modules = plain.segment(segment.name)
+        for stage in segment.stages:
+            modules[stage], left = _fold_normalization(modules[stage])
+            unfolded += (Skipped(f"{segment.name}.{stage}.{kept.layer}", kept.reason) for kept in left)
+    return plain, tuple(unfolded)
+
+
+def _fold_normalization(module: nn.Module) -> tuple[nn.Module, list[Skipped]]:
+    """Fold every batch normalization that directly follows the only use of a convolution or linear layer."""
+    norms = [name for name, part in module.named_modules() if isinstance(part, _NORMS)]
+    if not norms:
+        return module, []
+    try:
+        traced = fx.symbolic_trace(module)
+    except Exception as error:  # tracing runs the user's code on stand-ins: it may raise anything
+        return module, [Skipped(name, f"torch.fx cannot trace the stage: {error}") for name in norms]
+    layers = dict(traced.named_modules())
+    calls = [str(node.target) for node in traced.graph.nodes if node.op == "call_module"]
+    left = []
+    for node in list(traced.graph.nodes):
+        norm = layers.get(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(norm, _NORMS):
+            continue
+        source = node.args[0]
+        layer = layers.get(str(source.target)) if source.op == "call_module" else None
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            left.append(Skipped(str(node.target), "follows no convolution or linear layer"))
+        elif (
+            len(source.users) > 1 or calls.count(str(source.target)) > 1 or calls.count(str(node.target)) > 1
+        ):
+            left.append(Skipped(str(node.target), "it or the layer before it is used more than once"))
+        elif norm.running_var is None:
+            left.append(Skipped(str(node.target), "it normalizes by the statistics of the batch"))
+        else:
+            fused = (
+                fuse_conv_bn_eval(layer, norm)
+                if isinstance(layer, nn.Conv2d)
+                else fuse_linear_bn_eval(layer, norm)
+            )
+            traced.set_submodule(str(source.target), fused)
+            node.replace_all_uses_with(source)
+            traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    return traced, left
+
+
+def _agreement(trained: MultitaskModel, plain: MultitaskModel, images: Tensor) -> dict[str, Agreement]:
+    with torch.no_grad():
+        expected, found = trained(images), plain(images)
+    table = {}
+    for task, value in expected.items():
+        difference = (value - found[task]).abs().max().item()
+        table[task] = Agreement(difference, difference / value.abs().max().clamp_min(1e-30).item())
+    return table

@@ -1,0 +1,118 @@
+"""MultitaskModel: walks the sharing plan segment by segment, then the heads."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from edgemtl.backbones import Stage
+from edgemtl.backbones.base import IMAGE
+from edgemtl.core.errors import RecipeError, nearest
+from edgemtl.core.inspection import Skipped
+from edgemtl.core.plan import Segment, SharingPlan
+from edgemtl.kernels import KernelMethod, Plain, overparameterize
+from edgemtl.tasks.base import Task
+
+Features = dict[str, Tensor]
+
+
+class MultitaskModel(nn.Module):
+    """A backbone shared by tasks as the plan says, and a head for each task.
+
+    ``segments.SEGMENT.STAGE`` is a group's copy of a stage, ``heads.TASK`` a head. Copies start equal. The
+    stages given stay untouched as the ``blueprint``, from which collapse builds the plain network.
+
+    Raises:
+        RecipeError: the plan is not one of these stages and tasks.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        tasks: Mapping[str, Task],
+        plan: SharingPlan | None = None,
+        kernel: KernelMethod | None = None,
+    ) -> None:
+        super().__init__()
+        names = tuple(stage.name for stage in stages)
+        self.plan = plan or SharingPlan.shared(tuple(tasks), names)
+        if self.plan.stages != names or self.plan.tasks != tuple(tasks):
+            raise RecipeError(
+                "plan",
+                expected=f"stages {', '.join(names)} and tasks {', '.join(tasks)}",
+                found=f"stages {', '.join(self.plan.stages)} and tasks {', '.join(self.plan.tasks)}",
+                fix="Make the plan from the names of this backbone and these tasks.",
+            )
+        self.blueprint = tuple(stages)
+        self.tasks = dict(tasks)
+        self.tree = self.plan.segments()
+        self.leaf = {task: self.plan.segment_of(task).name for task in tasks}
+        self.segments = nn.ModuleDict({segment.name: nn.ModuleDict() for segment in self.tree})
+        owner = {(stage, segment.group): segment.name for segment in self.tree for stage in segment.stages}
+        self.skipped: list[Skipped] = []
+        for stage in stages:
+            copies = {group: copy.deepcopy(stage.module) for group in self.plan.groups(stage.name)}
+            self.skipped += overparameterize(kernel or Plain(), stage.name, copies)
+            for group, module in copies.items():
+                self.segment(owner[stage.name, group])[stage.name] = module
+        self.heads = nn.ModuleDict({name: task.head(stages[-1].channels) for name, task in tasks.items()})
+
+    def forward(self, image: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """[B, 3, H, W], RGB in 0..1 -> the prediction of each task (of ``tasks`` alone, if given).
+
+        A stage runs once for each group that has one of the tasks in it.
+
+        Raises:
+            RecipeError: there is no such task.
+        """
+        wanted = self.plan.tasks if tasks is None else tuple(tasks)
+        for task in wanted:
+            if task not in self.tasks:
+                raise RecipeError(
+                    "tasks", expected="a task of this model", found=task, fix=nearest(task, self.tasks)
+                )
+        known: dict[str | None, Features] = {None: {IMAGE: image}}
+        for segment in self.tree:
+            if not set(wanted).isdisjoint(segment.group):
+                known[segment.name] = self.run_segment(segment, known[segment.parent])
+        return {
+            task: self.run_head(task, known[self.leaf[task]], (image.shape[-2], image.shape[-1]))
+            for task in wanted
+        }
+
+    def run_segment(self, segment: Segment, features: Features) -> Features:
+        """The features known before a segment -> those known after it."""
+        modules = self.segment(segment.name)
+        known = dict(features)
+        for stage in self.blueprint:
+            if stage.name in modules:
+                known.update(stage(modules[stage.name], known))
+        return known
+
+    def run_head(self, task: str, features: Features, size: tuple[int, int]) -> Tensor:
+        """The features on a task's path and (height, width) of the image -> its prediction."""
+        prediction: Tensor = self.heads[task](features[self.blueprint[-1].name], size)
+        return prediction
+
+    def segment(self, name: str) -> nn.ModuleDict:
+        """The stages of a segment, by name."""
+        return cast(nn.ModuleDict, self.segments[name])
+
+
+def parameters_of(model: nn.Module) -> int:
+    """The number of parameters, each counted once however many modules share it."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def macs_of(model: nn.Module, *inputs: object) -> int:
+    """Multiply-accumulate operations of one forward pass (convolutions and matrix products)."""
+    training = model.training
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(*inputs)
+    model.train(training)
+    return int(counter.get_total_flops()) // 2  # the counter takes a multiply and an add for two operations

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import Tensor, nn
+
+from edgemtl.backbones import ResNet, SegNet, chain
+from edgemtl.collapse import collapse, fold
+from edgemtl.core.errors import GateError
+from edgemtl.kernels import Factorized, KernelMethod, Plain
+from edgemtl.model import MultitaskModel, parameters_of
+from tests.contracts.networks import SIZE, TASKS, images, network
+
+BACKBONES = [
+    SegNet(widths=(4, 8), convs=(1, 2)),
+    SegNet(widths=(4, 8), convs=(2, 1), decoder="unpool"),
+    ResNet(depth=18, width=8),
+]
+
+
+@pytest.mark.parametrize("backbone", BACKBONES, ids=repr)
+def test_every_backbone_collapses_with_all_its_normalizations(backbone: SegNet | ResNet) -> None:
+    torch.manual_seed(0)
+    kernel: KernelMethod = Factorized(layers=("encoder*", "pyramid*"))
+    model = MultitaskModel(backbone.stages(), TASKS, kernel=kernel)
+    for _ in range(2):
+        model(torch.rand(2, 3, 45, 37))
+    collapsed = collapse(model, (45, 37))
+    assert not collapsed.certificate.unfolded
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in collapsed.model.modules())
+
+
+def test_the_certificate_counts_what_collapsing_saves() -> None:
+    trained = network(Factorized())
+    collapsed = collapse(trained, SIZE)
+    assert collapsed.certificate.parameters == (parameters_of(trained), parameters_of(collapsed.model))
+    before, after = collapsed.certificate.macs
+    assert before > after
+
+
+def test_real_images_join_the_comparison() -> None:
+    poisoned = images()
+    poisoned[0] = torch.nan
+    with pytest.raises(GateError, match="certificate fp64"):
+        collapse(network(Plain()), SIZE, poisoned)
+
+
+def test_saved_weights_load_into_what_fold_builds_again() -> None:
+    first, _ = fold(network(Factorized(), "forked", seed=0))
+    second, _ = fold(network(Factorized(), "forked", seed=1))
+    second.load_state_dict(first.state_dict())
+    image = images()
+    for task, prediction in first(image).items():
+        assert torch.equal(second(image)[task], prediction)
+
+
+class Residual(nn.Module):
+    """Uses its convolution twice, so that its normalization can be folded into neither use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) + self.conv(x)
+
+
+class Branching(nn.Module):
+    """Control flow that depends on values: torch.fx cannot follow it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) if x.sum() > 0 else x
+
+
+@pytest.mark.parametrize(
+    ("stage", "reason"),
+    [
+        (Residual(), "more than once"),
+        (Branching(), "cannot trace"),
+        (nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)), "follows no convolution"),
+        (nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)), "of the batch"),
+    ],
+    ids=["used twice", "untraceable", "norm first", "no statistics"],
+)
+def test_a_normalization_that_cannot_be_folded_stays_with_the_reason(stage: nn.Module, reason: str) -> None:
+    model = MultitaskModel(chain(stem=nn.Conv2d(3, 4, 3), body=stage), TASKS, kernel=Factorized())
+    model(images())
+    certificate = collapse(model, SIZE).certificate
+    assert [reason in skipped.reason for skipped in certificate.unfolded] == [True]
+    assert certificate.unfolded[0].layer.startswith("trunk.body.")

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from edgemtl.backbones import SegNet
+from edgemtl.core.errors import RecipeError
+from edgemtl.core.plan import SharingPlan
+from edgemtl.kernels import Factorized, Plain
+from edgemtl.model import MultitaskModel, macs_of, parameters_of
+from tests.contracts.networks import PLANS, SIZE, TASKS, images, network
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_every_task_gets_a_prediction_of_the_image_s_size(plan: str) -> None:
+    predictions = network(Plain(), plan)(images())
+    channels = {"segmentation": 5, "depth": 1, "normals": 3}
+    assert {task: p.shape for task, p in predictions.items()} == {
+        t: (2, c, *SIZE) for t, c in channels.items()
+    }
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_subset_of_tasks_gives_the_same_predictions_and_runs_only_what_it_needs(plan: str) -> None:
+    model = network(Factorized(), plan).eval()
+    image, ran = images(), []
+    for segment in model.tree:
+        for name, module in model.segment(segment.name).items():
+            module.register_forward_hook(lambda *_, where=(segment.name, name): ran.append(where))
+    everything = model(image)
+    ran.clear()
+    only = model(image, ["depth"])
+    assert set(only) == {"depth"}
+    torch.testing.assert_close(only["depth"], everything["depth"], rtol=0, atol=0)
+    assert {name for name, _ in ran} == {s.name for s in model.tree if "depth" in s.group}
+    assert len(ran) == len(model.blueprint)
+
+
+def test_forked_copies_start_equal_and_are_trained_apart() -> None:
+    model = network(Plain(), "separate")
+    first, second = (model.segment(f"branch_{task}")["first"][0].weight for task in ("depth", "normals"))
+    assert torch.equal(first, second)
+    model(images())["depth"].sum().backward()
+    assert first.grad is not None
+    assert second.grad is None
+
+
+def test_the_stages_that_were_given_stay_untouched() -> None:
+    stages = SegNet(widths=(4, 8), convs=(1, 1)).stages()
+    before = {s.name: {k: v.clone() for k, v in s.module.state_dict().items()} for s in stages}
+    model = MultitaskModel(stages, TASKS, kernel=Factorized())
+    model(torch.rand(2, 3, 16, 16))["depth"].sum().backward()
+    for stage in stages:
+        assert all(torch.equal(v, before[stage.name][k]) for k, v in stage.module.state_dict().items())
+
+
+def test_a_plan_of_other_stages_or_tasks_is_refused() -> None:
+    stages = SegNet(widths=(4,), convs=(1,)).stages()
+    with pytest.raises(RecipeError, match="encoder1, decoder1"):
+        MultitaskModel(stages, TASKS, SharingPlan.shared(tuple(TASKS), ("stem",)))
+    with pytest.raises(RecipeError, match="segmentation, depth, normals"):
+        MultitaskModel(stages, TASKS, SharingPlan.shared(("depth",), ("encoder1", "decoder1")))
+
+
+def test_an_unknown_task_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(RecipeError, match="Did you mean `depth`"):
+        network(Plain())(images(), ["dept"])
+
+
+def test_parameters_that_groups_share_count_once() -> None:
+    shared, forked = network(Factorized()), network(Factorized(), "separate")
+    own = sum(p.numel() for name, p in forked.named_parameters() if ".branch_depth." in name)
+    assert parameters_of(forked) < parameters_of(shared) + 2 * own
+
+
+def test_macs_are_multiply_accumulates() -> None:
+    conv = torch.nn.Conv2d(3, 8, 3, padding=1)
+    assert macs_of(conv, torch.rand(1, 3, 10, 12)) == 8 * 3 * 9 * 10 * 12
