@@ -1,0 +1,1 @@
+"""Training: the trainer, update strategies, checkpoints and evaluation."""

@@ -1,0 +1,137 @@
+"""Optimizers and learning-rate schedules, as a recipe names them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+import torch
+from torch import nn
+
+from edgemtl.core.errors import RecipeError
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+NonNegative = Annotated[float, msgspec.Meta(ge=0)]
+Decay = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+
+
+class Optimizer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
+    """The base of the optimizers. ``lr`` is the highest learning rate; the schedule scales it."""
+
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 0.0
+
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """An optimizer over parameter groups (each with ``params``, ``lr`` and ``weight_decay``)."""
+        raise NotImplementedError
+
+    def groups(
+        self, plain: Sequence[nn.Parameter], factors: Sequence[nn.Parameter], lr_scale: float
+    ) -> list[dict[str, Any]]:
+        """Parameter groups. Factors have their own rate, and no weight decay: decaying factors is not
+        decaying the kernel that they compose (methods of overparameterization, Arora et al. 2018).
+        """
+        groups: list[dict[str, Any]] = [
+            {"params": list(plain), "lr": self.lr, "weight_decay": self.weight_decay},
+            {"params": list(factors), "lr": self.lr * lr_scale, "weight_decay": 0.0},
+        ]
+        return [group for group in groups if group["params"]]
+
+
+class Adam(Optimizer, frozen=True, kw_only=True, tag="adam"):
+    """Kingma and Ba 2015."""
+
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """torch.optim.Adam, fused."""
+        return torch.optim.Adam(groups, betas=self.betas, fused=True)
+
+
+class AdamW(Optimizer, frozen=True, kw_only=True, tag="adamw"):
+    """Loshchilov and Hutter 2019."""
+
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    weight_decay: NonNegative = 0.01
+
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """torch.optim.AdamW, fused."""
+        return torch.optim.AdamW(groups, betas=self.betas, fused=True)
+
+
+class SGD(Optimizer, frozen=True, kw_only=True, tag="sgd"):
+    """Stochastic gradient descent with momentum."""
+
+    momentum: Share = 0.9
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        if self.nesterov and self.momentum == 0:
+            raise RecipeError(
+                "$.training.optimizer.nesterov",
+                expected="false without momentum",
+                found="true",
+                fix="Set a momentum above 0.",
+            )
+
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """torch.optim.SGD, fused."""
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, fused=True)
+
+
+class Schedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
+    """The base of the schedules. The rate rises linearly over ``warmup_steps`` first."""
+
+    warmup_steps: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+    def factor(self, step: int, steps: int, epoch_steps: int) -> float:
+        """The share of the highest rate at ``step`` of ``steps``: a function of the step alone, so that a
+        resumed run needs no state of it.
+        """
+        warmup = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        return warmup * self._decay(step, steps, epoch_steps)
+
+    def _decay(self, step: int, steps: int, epoch_steps: int) -> float:
+        raise NotImplementedError
+
+
+class Constant(Schedule, frozen=True, kw_only=True, tag="constant"):
+    """No decay."""
+
+    def _decay(self, step: int, steps: int, epoch_steps: int) -> float:
+        return 1.0
+
+
+class Step(Schedule, frozen=True, kw_only=True, tag="step"):
+    """Multiply by ``gamma`` every ``epochs`` epochs."""
+
+    epochs: Annotated[int, msgspec.Meta(ge=1)] = 100
+    gamma: Share = 0.5
+
+    def _decay(self, step: int, steps: int, epoch_steps: int) -> float:
+        return float(self.gamma ** (step // (self.epochs * epoch_steps)))
+
+
+class Cosine(Schedule, frozen=True, kw_only=True, tag="cosine"):
+    """Half a cosine (Loshchilov and Hutter 2017) down to the share ``final``."""
+
+    final: Share = 0.0
+
+    def _decay(self, step: int, steps: int, epoch_steps: int) -> float:
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+class Poly(Schedule, frozen=True, kw_only=True, tag="poly"):
+    """(1 - step / steps) to the power ``power``, as in DeepLab."""
+
+    power: Positive = 0.9
+
+    def _decay(self, step: int, steps: int, epoch_steps: int) -> float:
+        return float((1 - step / steps) ** self.power)
+
+
+OptimizerSpec = Adam | AdamW | SGD
+ScheduleSpec = Constant | Step | Cosine | Poly

@@ -1,0 +1,38 @@
+"""What a recipe may say about training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from edgemtl.training.optim import Adam, Cosine, OptimizerSpec, Positive, ScheduleSpec
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long, how fast and on what.
+
+    ``batch`` is the global batch: N processes take an N-th each. ``update``: see ``training.steps``. ``ema``:
+    decay of an average of the weights, which is then what is evaluated, saved and collapsed. ``workers`` load
+    data beside the training process. ``evaluate_every`` counts epochs, ``checkpoint_every_s`` seconds; a
+    checkpoint is also written after every epoch.
+    """
+
+    epochs: Count = 20
+    batch: Count = 16
+    optimizer: OptimizerSpec = Adam()
+    schedule: ScheduleSpec = Cosine()
+    update: Literal["joint", "routed", "alternating"] = "joint"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    clip_norm: Positive | None = None
+    ema: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
+    channels_last: bool = False
+    compile: bool = False
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: Count = 1
+    nodes: Count = 1
+    workers: Annotated[int, msgspec.Meta(ge=0)] = 1
+    evaluate_every: Count = 1
+    checkpoint_every_s: Positive = 60.0

@@ -1,0 +1,55 @@
+"""Batch normalization over the global batch of several processes, on any device.
+
+``torch.nn.SyncBatchNorm`` refuses the CPU; this one needs only a differentiable all-reduce, so gloo will do.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.nn import functional as collectives
+
+
+def synchronize_norms(model: nn.Module) -> None:
+    """Let every BatchNorm2d of a model see all processes; parameters, buffers and their names stay."""
+    for path, module in list(model.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            model.set_submodule(path, _SyncNorm2d(module))
+
+
+class _SyncNorm2d(nn.BatchNorm2d):
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        self._parameters.update(norm._parameters)
+        self._buffers.update(norm._buffers)
+        self.training = norm.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        value, shape = x.float(), (1, -1, 1, 1)
+        count = torch.tensor(value.numel() / value.shape[1], device=x.device)
+        sums = _add_up(torch.cat([value.sum((0, 2, 3)), count.view(1)]))
+        mean, everywhere = sums[:-1] / sums[-1], sums[-1]
+        centered = value - mean.view(shape)
+        variance = _add_up(centered.square().sum((0, 2, 3))) / everywhere
+        self._track(mean.detach(), (variance * everywhere / (everywhere - 1)).detach())
+        normal: Tensor = centered * torch.rsqrt(variance + self.eps).view(shape)
+        if self.affine:
+            normal = normal * self.weight.view(shape) + self.bias.view(shape)
+        return normal.to(x.dtype)
+
+    def _track(self, mean: Tensor, unbiased_variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        momentum = self.momentum if self.momentum is not None else 1 / self.num_batches_tracked.item()
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(unbiased_variance, momentum)
+
+
+def _add_up(tensor: Tensor) -> Tensor:
+    """The sum over processes; its gradient is summed likewise."""
+    total = collectives.all_reduce(tensor)  # type: ignore[no-untyped-call]
+    assert isinstance(total, Tensor)
+    return total

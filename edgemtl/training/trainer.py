@@ -1,0 +1,326 @@
+"""The training loop, on Lightning Fabric: one or several processes and machines, killed and resumed at any
+step."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import safetensors.torch
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
+
+from edgemtl.balancing import Balancer
+from edgemtl.core.errors import DataError, TrainingError
+from edgemtl.core.files import replacing
+from edgemtl.core.report import Observer, Progress, Scores
+from edgemtl.data.augment import Augment
+from edgemtl.data.base import Batch, Dataset
+from edgemtl.data.loader import eval_batches, steps_per_epoch, train_batches
+from edgemtl.kernels import composed, factors, parametrized
+from edgemtl.model import MultitaskModel
+from edgemtl.training.average import Average
+from edgemtl.training.checkpoint import Checkpoint
+from edgemtl.training.evaluate import Evaluation, evaluate
+from edgemtl.training.objective import Objective
+from edgemtl.training.spec import Training
+from edgemtl.training.steps import UPDATES
+from edgemtl.training.syncnorm import synchronize_norms
+
+STATE, METRICS, LAST, BEST = (
+    "state.pt",
+    "metrics.jsonl",
+    "weights/last.safetensors",
+    "weights/best.safetensors",
+)
+
+
+class Splits(NamedTuple):
+    """What to train on and what to watch. ``select``: whether the best weights on ``watch`` may be kept,
+    which is honest only when it is not the split that results are reported on.
+    """
+
+    train: Dataset
+    watch: Dataset
+    augment: Augment
+    select: bool
+
+
+class Trainer:
+    """Trains a model into a run's folder.
+
+    Writes ``state.pt`` (to resume), ``weights/last.safetensors`` (averaged, where the recipe averages),
+    ``weights/best.safetensors`` where ``splits.select``, and a line of ``metrics.jsonl`` an epoch.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        model: MultitaskModel,
+        balancer: Balancer,
+        spec: Training,
+        splits: Splits,
+        *,
+        seed: int,
+        lr_scale: float,
+        folder: Path,
+        observer: Observer | None = None,
+    ) -> None:
+        self.fabric, self.spec, self.splits, self.seed, self.folder = fabric, spec, splits, seed, folder
+        self.observer = observer if fabric.global_rank == 0 else None
+        self.model: MultitaskModel = model.to(fabric.device)
+        if spec.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if fabric.world_size > 1:
+            synchronize_norms(self.model)
+        self.balancer = balancer.to(fabric.device)
+        self.scaler = torch.amp.GradScaler(fabric.device.type, enabled=spec.precision == "fp16")
+        self.objective = Objective(
+            self.model,
+            self.balancer,
+            forward=torch.compile(self.model) if spec.compile else None,
+            autocast=fabric.autocast,
+            scaled=self.scaler.scale,
+            add_up=self._add_up,
+            processes=fabric.world_size,
+        )
+        factor_ids = {id(f.parameter) for _, layer in parametrized(self.model) for f in factors(layer)}
+        trained = self.objective.trained
+        self.optimizer = spec.optimizer.build(
+            spec.optimizer.groups(
+                [p for p in trained if id(p) not in factor_ids],
+                [p for p in trained if id(p) in factor_ids],
+                lr_scale,
+            )
+        )
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.average = Average(self.model, spec.ema) if spec.ema else None
+        self.epoch_steps = steps_per_epoch(splits.train, spec.batch)
+        self.steps = self.epoch_steps * spec.epochs
+        self.step, self.elapsed_s, self.best = 0, 0.0, math.inf
+        self._epoch = _Epoch()
+        self._last: Evaluation | None = None
+
+    def fit(self) -> Evaluation:
+        """Train from ``self.step`` to the end; gives the evaluation of the final weights on ``splits.watch``.
+
+        Raises:
+            TrainingError: a loss is not finite. The last checkpoint stays.
+            SetupError: the run's folder cannot be written.
+        """
+        before, saved = self.elapsed_s, time.monotonic()
+        started = asked = time.monotonic()
+        for batch in self._batches():
+            waited_s = time.monotonic() - asked
+            losses = self._learn(batch.to(self.fabric.device))
+            self.step += 1
+            self.elapsed_s = before + time.monotonic() - started
+            self._epoch.add(losses, waited_s, time.monotonic() - asked)
+            self._tell(losses)
+            if self.step % self.epoch_steps == 0:
+                self._end_epoch()
+            if self.step % self.epoch_steps == 0 or time.monotonic() - saved > self.spec.checkpoint_every_s:
+                self.save()
+                saved = time.monotonic()
+            asked = time.monotonic()
+        return self._last or self._evaluate()  # a run resumed at its end has not been evaluated here
+
+    def save(self) -> None:
+        """Write the checkpoint and the weights; each file is replaced as a whole."""
+        if self.fabric.global_rank != 0:
+            return
+        Checkpoint(
+            step=self.step,
+            elapsed_s=self.elapsed_s,
+            best=self.best,
+            model=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            balancer=self.balancer.state_dict(),
+            scaler=self.scaler.state_dict(),
+            average=self.average.state if self.average else None,
+            random=torch.get_rng_state(),
+            epoch=msgspec.structs.asdict(self._epoch),
+        ).save(self.folder / STATE)
+        self._save_weights(LAST)
+
+    def restore(self) -> None:
+        """Go back to the last checkpoint; what metrics.jsonl says of later epochs is dropped.
+
+        Raises:
+            DataError: there is no checkpoint, or it is not of this run.
+        """
+        state = Checkpoint.load(self.folder / STATE)
+        try:
+            self.model.load_state_dict(state.model)
+            self.optimizer.load_state_dict(state.optimizer)
+            self.balancer.load_state_dict(state.balancer)
+            self.scaler.load_state_dict(state.scaler)
+        except (RuntimeError, ValueError) as error:
+            raise DataError(
+                self.folder / STATE,
+                expected="the state of the model that recipe.yaml describes",
+                found=str(error).splitlines()[0],
+                fix="Resume with the recipe that the run was started with.",
+            ) from error
+        if self.average and state.average:
+            self.average.state = {key: value.to(self.fabric.device) for key, value in state.average.items()}
+        torch.set_rng_state(state.random)
+        self.step, self.elapsed_s, self.best = state.step, state.elapsed_s, state.best
+        self._epoch = msgspec.convert(state.epoch, _Epoch)
+        metrics = self.folder / METRICS
+        if self.fabric.global_rank == 0 and metrics.exists():
+            lines = [
+                line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= self.step
+            ]
+            with replacing(metrics) as draft:
+                draft.write_text("".join(line + "\n" for line in lines))
+
+    def _batches(self) -> Iterator[Batch]:
+        return train_batches(
+            self.splits.train,
+            self.splits.augment,
+            batch=self.spec.batch,
+            epochs=self.spec.epochs,
+            seed=self.seed,
+            start_step=self.step,
+            rank=self.fabric.global_rank,
+            world=self.fabric.world_size,
+            workers=self.spec.workers,
+        )
+
+    def _learn(self, batch: Batch) -> dict[str, float]:
+        """One batch through the update strategy, an optimizer step for each of its gradients."""
+        self.model.train()
+        scale = self.spec.schedule.factor(self.step, self.steps, self.epoch_steps)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * scale
+        values: dict[str, float] = {}
+        for losses in UPDATES[self.spec.update](self.objective, batch):
+            values |= self._finite(losses, batch)
+            self._average_gradients()
+            if self.spec.clip_norm is not None:
+                self.scaler.unscale_(self.optimizer)
+                clip_grad_norm_(self.objective.trained, self.spec.clip_norm)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.optimizer.zero_grad()
+        if self.average:
+            self.average.update(self.model)
+        return values
+
+    def _finite(self, losses: Mapping[str, Tensor], batch: Batch) -> dict[str, float]:
+        """The losses of the global batch as numbers; all processes see the same, so all stop together."""
+        shared = (
+            self._add_up(torch.stack([loss.detach() for loss in losses.values()])) / self.fabric.world_size
+        )
+        values = dict(zip(losses, shared.tolist(), strict=True))
+        for task, value in values.items():
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"task {task}, step {self.step}, batch {', '.join(batch.ids)}",
+                    expected="a finite loss",
+                    found=str(value),
+                    fix="Lower the learning rate, set clip_norm or check these samples; "
+                    f"the last good checkpoint is in {self.folder}.",
+                )
+        return values
+
+    def _average_gradients(self) -> None:
+        if self.fabric.world_size > 1:
+            gradients = [p.grad for p in self.objective.trained if p.grad is not None]
+            vector_to_parameters(
+                self._add_up(parameters_to_vector(gradients)) / self.fabric.world_size, gradients
+            )
+
+    def _add_up(self, tensor: Tensor) -> Tensor:
+        if self.fabric.world_size == 1:
+            return tensor
+        # A copy: the collective writes into its argument.
+        total = self.fabric.all_reduce(tensor.clone(), reduce_op="sum")
+        assert isinstance(total, Tensor)
+        return total
+
+    def _end_epoch(self) -> None:
+        epoch = self.step // self.epoch_steps
+        record: dict[str, object] = {
+            "step": self.step,
+            "epoch": epoch,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "elapsed_s": round(self.elapsed_s, 3),
+            "wait_share": round(self._epoch.waited_s / self._epoch.spent_s, 4),
+            "losses": self._epoch.means(),
+        }
+        if epoch % self.spec.evaluate_every == 0 or self.step == self.steps:
+            self._last = found = self._evaluate()
+            record |= {"validation_losses": found.losses, "validation": found.scores}
+            self._tell(self._epoch.means(), found.scores)
+            total = sum(found.losses.values())
+            if self.splits.select and total < self.best:
+                self.best = total
+                self._save_weights(BEST)
+        if self.fabric.global_rank == 0:
+            with (self.folder / METRICS).open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        self._epoch = _Epoch()
+
+    def _evaluate(self) -> Evaluation:
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        self.model.eval()
+        with self._averaged(), torch.no_grad(), composed():
+            return evaluate(
+                self.model,
+                self.model.tasks,
+                eval_batches(self.splits.watch, batch=self.spec.batch, rank=rank, world=world),
+                self.fabric.device,
+                self._add_up,
+            )
+
+    def _save_weights(self, name: str) -> None:
+        """The weights that count: averaged, where the recipe averages."""
+        if self.fabric.global_rank == 0:
+            state = self.average.state if self.average else self.model.state_dict()
+            write_weights(state, self.folder / name)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        return self.average.applied(self.model) if self.average else nullcontext()
+
+    def _tell(self, losses: Mapping[str, float], scores: Scores | None = None) -> None:
+        if self.observer:
+            rate = self.optimizer.param_groups[0]["lr"]
+            epoch = -(-self.step // self.epoch_steps)
+            self.observer(
+                Progress(self.step, self.steps, epoch, self.spec.epochs, self.elapsed_s, rate, losses, scores)
+            )
+
+
+class _Epoch(msgspec.Struct):
+    """What accumulates over an epoch; ``waited_s`` is the part of ``spent_s`` in which no batch was ready."""
+
+    losses: dict[str, float] = {}
+    steps: int = 0
+    waited_s: float = 0.0
+    spent_s: float = 0.0
+
+    def add(self, losses: Mapping[str, float], waited_s: float, spent_s: float) -> None:
+        self.losses = {task: self.losses.get(task, 0.0) + loss for task, loss in losses.items()}
+        self.steps += 1
+        self.waited_s += waited_s
+        self.spent_s += spent_s
+
+    def means(self) -> dict[str, float]:
+        return {task: total / self.steps for task, total in self.losses.items()}
+
+
+def write_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors; a factor that groups share is written under each of its names."""
+    tensors = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
+    with replacing(path) as draft:
+        draft.write_bytes(safetensors.torch.save(tensors))

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from edgemtl.data import Batch, Scenes
+from edgemtl.data.loader import eval_batches
+from edgemtl.tasks import Depth, Normals, Segmentation
+from edgemtl.training.evaluate import evaluate
+
+TASKS = {"segmentation": Segmentation(classes=13), "depth": Depth(), "normals": Normals()}
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[Batch]:
+    return list(eval_batches(Scenes(size=(24, 32), train=1, val=6).dataset("val"), batch=2))
+
+
+def truth(batch: Batch) -> dict[str, torch.Tensor]:
+    one_hot = torch.nn.functional.one_hot(batch.labels["segmentation"].clamp_min(0), 13)
+    return {
+        "segmentation": 100.0 * one_hot.movedim(-1, 1),
+        "depth": batch.labels["depth"],
+        "normals": batch.labels["normals"],
+    }
+
+
+def test_the_truth_scores_perfectly(batches: list[Batch]) -> None:
+    answers = iter(batches)
+    found = evaluate(lambda _: truth(next(answers)), TASKS, batches)
+    assert found.scores["segmentation"]["miou"] == 1
+    assert found.scores["depth"]["abs"] == 0
+    assert found.scores["normals"]["mean"] < 0.1
+    assert all(abs(loss) < 1e-3 for loss in found.losses.values())
+
+
+def test_metrics_are_over_the_whole_set_however_it_is_cut(batches: list[Batch]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = {
+        task: torch.rand(
+            13 if task == "segmentation" else 3 if task == "normals" else 1, 24, 32, generator=generator
+        )
+        for task in TASKS
+    }
+
+    def predict(image: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {task: value.expand(len(image), -1, -1, -1) for task, value in noise.items()}
+
+    singles = [
+        Batch(b.ids[i : i + 1], b.image[i : i + 1], {k: v[i : i + 1] for k, v in b.labels.items()})
+        for b in batches
+        for i in range(len(b.ids))
+    ]
+    together, apart = evaluate(predict, TASKS, batches), evaluate(predict, TASKS, singles)
+    assert together.losses == pytest.approx(apart.losses)
+    for task, scores in together.scores.items():
+        assert scores == pytest.approx(apart.scores[task])

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from edgemtl.balancing import Fixed
+from edgemtl.data import Batch
+from edgemtl.kernels import Plain
+from edgemtl.training.objective import Objective
+from tests.contracts.networks import SIZE, TASKS, network
+
+
+def labeled(depth: torch.Tensor) -> Batch:
+    return Batch(
+        tuple(str(i) for i in range(len(depth))),
+        torch.rand(len(depth), 3, *SIZE, generator=torch.Generator().manual_seed(0)),
+        {
+            "segmentation": torch.full((len(depth), *SIZE), -1),
+            "depth": depth,
+            "normals": torch.zeros(len(depth), 3, *SIZE),
+        },
+    )
+
+
+def test_a_label_without_a_valid_pixel_gives_a_loss_of_zero_and_a_finite_gradient() -> None:
+    model = network(Plain())
+    losses, balanced = Objective(model, Fixed().build(tuple(TASKS))).losses(labeled(torch.zeros(2, 1, *SIZE)))
+    assert {task: loss.item() for task, loss in losses.items()} == dict.fromkeys(TASKS, 0.0)
+    sum(balanced.values()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_two_halves_give_the_mean_over_the_valid_pixels_of_the_whole() -> None:
+    """Samples with very different numbers of valid pixels: a mean of means would be wrong."""
+    model = network(Plain()).eval()
+    depth = torch.rand(2, 1, *SIZE) + 0.5
+    depth[1, :, 2:] = 0
+    whole = labeled(depth)
+    balancer = Fixed().build(tuple(TASKS))
+    expected = Objective(model, balancer).losses(whole)[0]["depth"]
+    halves = [
+        Batch(
+            whole.ids[i : i + 1], whole.image[i : i + 1], {k: v[i : i + 1] for k, v in whole.labels.items()}
+        )
+        for i in range(2)
+    ]
+    counts = sum(torch.tensor([0.0, (half.labels["depth"] > 0).sum(), 0.0]) for half in halves)
+    parts = [
+        Objective(model, balancer, add_up=lambda _: counts, processes=2).losses(half)[0]["depth"]
+        for half in halves
+    ]
+    torch.testing.assert_close(sum(parts) / 2, expected)
+
+
+def test_only_the_tasks_asked_for_are_computed() -> None:
+    objective = Objective(network(Plain()), Fixed().build(tuple(TASKS)))
+    losses, balanced = objective.losses(labeled(torch.ones(2, 1, *SIZE)), ["depth"])
+    assert set(losses) == set(balanced) == {"depth"}

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn
+
+from edgemtl.balancing import Fixed
+from edgemtl.data import Batch
+from edgemtl.kernels import Factorized, KernelMethod, Plain, factors, parametrized
+from edgemtl.model import MultitaskModel
+from edgemtl.training.objective import Objective
+from edgemtl.training.steps import UPDATES
+from tests.contracts.networks import PLANS, SIZE, TASKS, network
+
+METHODS: list[KernelMethod] = [Plain(), Factorized(), Factorized(combine="mean", middle="full")]
+
+
+@pytest.fixture(params=METHODS, ids=["plain", "product", "mean-full"])
+def method(request: pytest.FixtureRequest) -> KernelMethod:
+    return request.param
+
+
+@pytest.fixture(params=PLANS)
+def plan(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def batch() -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    normals = torch.randn(2, 3, *SIZE, generator=generator)
+    return Batch(
+        ("a", "b"),
+        torch.rand(2, 3, *SIZE, generator=generator),
+        {
+            "segmentation": torch.randint(-1, 5, (2, *SIZE), generator=generator),
+            "depth": torch.rand(2, 1, *SIZE, generator=generator) + 0.5,
+            "normals": normals / normals.norm(dim=1, keepdim=True),
+        },
+    )
+
+
+def objective(model: MultitaskModel, weights: dict[str, float] | None = None) -> Objective:
+    # In eval mode a forward pass changes nothing, so that several can be compared.
+    return Objective(model.eval(), Fixed(weights=weights or {}).build(tuple(TASKS)))
+
+
+def gradients(model: MultitaskModel) -> dict[str, torch.Tensor | None]:
+    return {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+
+
+def of_one_task(
+    model: MultitaskModel, task: str, weights: dict[str, float]
+) -> dict[str, torch.Tensor | None]:
+    """The reference: plain backpropagation of a task's weighted loss, without any cache."""
+    model.zero_grad()
+    losses, _ = objective(model).losses(batch())
+    (weights[task] * losses[task]).backward()
+    found = gradients(model)
+    model.zero_grad()
+    return found
+
+
+def owners(model: MultitaskModel) -> dict[int, str | None]:
+    return {id(f.parameter): f.owner for _, layer in parametrized(model) for f in factors(layer)}
+
+
+WEIGHTS = {"segmentation": 0.5, "depth": 2.0, "normals": 1.0}
+
+
+def test_joint_is_the_gradient_of_the_weighted_sum(method: KernelMethod, plan: str) -> None:
+    model = network(method, plan)
+    references = [of_one_task(model, task, WEIGHTS) for task in TASKS]
+    (losses,) = UPDATES["joint"](objective(model, WEIGHTS), batch())
+    assert set(losses) == set(TASKS)
+    for name, gradient in gradients(model).items():
+        expected = [reference[name] for reference in references if reference[name] is not None]
+        torch.testing.assert_close(gradient, torch.stack(expected).sum(0), rtol=1e-4, atol=1e-6)
+
+
+def test_routed_gives_a_task_s_factors_its_own_gradient_and_all_else_the_sum(
+    method: KernelMethod, plan: str
+) -> None:
+    model = network(method, plan)
+    references = {task: of_one_task(model, task, WEIGHTS) for task in TASKS}
+    list(UPDATES["routed"](objective(model, WEIGHTS), batch()))
+    owner = owners(model)
+    for name, parameter in model.named_parameters():
+        task = owner.get(id(parameter))
+        wanted = references if task is None else {task: references[task]}
+        expected = [reference[name] for reference in wanted.values() if reference[name] is not None]
+        torch.testing.assert_close(parameter.grad, torch.stack(expected).sum(0), rtol=1e-4, atol=1e-6)
+
+
+def test_alternating_takes_turns_and_freezes_all_that_has_no_turn(method: KernelMethod, plan: str) -> None:
+    model = network(method, plan)
+    references = {task: of_one_task(model, task, WEIGHTS) for task in TASKS}
+    owner = owners(model)
+    turns: list[str | None] = []
+    for losses in UPDATES["alternating"](objective(model, WEIGHTS), batch()):
+        task = next(iter(losses)) if len(losses) == 1 else None
+        turns.append(task)
+        for name, parameter in model.named_parameters():
+            if owner.get(id(parameter)) != task:
+                assert parameter.grad is None, name
+                continue
+            wanted = references.values() if task is None else [references[task]]
+            expected = [reference[name] for reference in wanted if reference[name] is not None]
+            torch.testing.assert_close(parameter.grad, torch.stack(expected).sum(0), rtol=1e-4, atol=1e-6)
+        model.zero_grad()
+    has_owned = any(task is not None for task in owner.values())
+    assert turns == [*(TASKS if has_owned else []), None]
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_every_strategy_lowers_the_loss(update: str) -> None:
+    model = network(Factorized())
+    target = Objective(model, Fixed().build(tuple(TASKS)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    history = []
+    for _ in range(15):
+        for _ in UPDATES[update](target, batch()):
+            optimizer.step()
+            optimizer.zero_grad()
+        with torch.no_grad():
+            history.append(sum(target.losses(batch())[0].values()).item())
+    assert history[-1] < 0.9 * history[0]
+
+
+def test_a_kernel_is_composed_once_a_forward_pass() -> None:
+    model = network(Factorized())
+    calls = []
+    for _, layer in parametrized(model):
+        layer.parametrizations.weight[0].register_forward_hook(lambda *_: calls.append(1))
+    list(UPDATES["routed"](objective(model), batch()))
+    assert len(calls) == sum(1 for _ in parametrized(model))
+
+
+def test_parameters_of_the_balancer_are_trained_too() -> None:
+    balancer = Fixed().build(tuple(TASKS))
+    balancer.scale = nn.Parameter(torch.ones(1))
+    model = network(Plain())
+    assert any(p is balancer.scale for p in Objective(model, balancer).trained)
+    assert len({id(p) for p in Objective(model, balancer).trained}) == len(Objective(model, balancer).trained)
