@@ -1,0 +1,211 @@
+"""A collapsed network as ONNX files, cut along its sharing plan.
+
+``merged`` is one file; ``split`` is a file for each segment and each head. A segment reads the image or
+features of the segments above it, and writes the features that something below it reads.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import onnxsim
+import torch
+from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_inference_collection import InferenceSession
+from torch import Tensor, nn
+
+from edgemtl.backbones.base import IMAGE
+from edgemtl.core.bundle import ModelFile, TensorInfo
+from edgemtl.core.plan import Segment
+from edgemtl.model import MultitaskModel, macs_of, parameters_of
+
+_SAME = 1e-6  # relative difference up to which a simplified file counts as the same
+
+
+class Cut(NamedTuple):
+    """A part of a network that becomes a file: a module over the tensors ``reads`` that writes ``writes``."""
+
+    name: str
+    module: nn.Module
+    tasks: tuple[str, ...]
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+
+
+def cuts(model: MultitaskModel, layout: str, size: tuple[int, int]) -> Iterator[Cut]:
+    """The parts of a layout, in the order in which they run."""
+    if layout == "merged":
+        yield Cut("merged", _Merged(model), model.plan.tasks, (IMAGE,), model.plan.tasks)
+        return
+    last = model.blueprint[-1].name
+    for segment in model.tree:
+        reads = tuple(_reads(model, segment))
+        below = [other for other in model.tree if other != segment and segment in model.plan.path(other)]
+        wanted = {name for other in below for name in _reads(model, other)}
+        wanted |= {last} if segment.name in model.leaf.values() else set()
+        writes = tuple(name for name in _writes(model, segment) if name in wanted)
+        yield Cut(
+            segment.name,
+            _SegmentPart(model, segment, reads, writes),
+            segment.group,
+            tuple(_tensor(model, segment, name) for name in reads),
+            tuple(f"{segment.name}.{name}" for name in writes),
+        )
+    for task in model.plan.tasks:
+        feature = f"{model.leaf[task]}.{last}"
+        yield Cut(f"head_{task}", _HeadPart(model, task, size), (task,), (feature,), (task,))
+
+
+def write_models(
+    model: MultitaskModel,
+    folder: Path,
+    *,
+    layouts: Sequence[str],
+    size: tuple[int, int],
+    batch: tuple[int, int],
+    opset: int,
+) -> dict[str, tuple[ModelFile, ...]]:
+    """Write the ONNX files of each layout into ``folder`` and describe them.
+
+    Args:
+        model: a collapsed network in eval mode.
+        size: (height, width) of the image.
+        batch: (smallest, largest); a free axis if they differ.
+        opset: of ONNX; 18 or newer.
+    """
+    return {
+        layout: tuple(_write(cut, folder, tensors, batch, opset) for cut in cuts(model, layout, size))
+        for layout in layouts
+        for tensors in [{IMAGE: torch.rand(batch[1], 3, *size)}]
+    }
+
+
+def _write(
+    cut: Cut, folder: Path, tensors: dict[str, Tensor], batch: tuple[int, int], opset: int
+) -> ModelFile:
+    """Write one file; takes what it reads from ``tensors`` and adds what it writes."""
+    inputs = tuple(tensors[name] for name in cut.reads)
+    with torch.no_grad():
+        outputs = cut.module(*inputs)
+    tensors.update(zip(cut.writes, outputs, strict=True))
+    path = folder / f"{cut.name}.onnx"
+    free = batch[0] != batch[1]
+    axis = {0: torch.export.Dim("batch", min=batch[0], max=batch[1])} if free else {}
+    with _quiet():
+        torch.onnx.export(
+            cut.module,
+            inputs,
+            path,
+            dynamo=True,
+            external_data=False,
+            input_names=list(cut.reads),
+            output_names=list(cut.writes),
+            dynamic_shapes=(tuple(axis for _ in inputs),) if free else None,
+            opset_version=opset,
+            verbose=False,
+        )
+    _simplify(path, dict(zip(cut.reads, inputs, strict=True)))
+    size = -1 if free else batch[1]
+    return ModelFile(
+        name=cut.name,
+        path=path.name,
+        tasks=cut.tasks,
+        inputs=_infos(cut.reads, inputs, size),
+        outputs=_infos(cut.writes, outputs, size),
+        parameters=parameters_of(cut.module),
+        macs=macs_of(cut.module, *(tensor[:1] for tensor in inputs)),
+    )
+
+
+def _simplify(path: Path, feeds: dict[str, Tensor]) -> None:
+    """Let onnxsim simplify a file; keep the result only if it is smaller and computes the same."""
+    original = onnx.load(path)
+    simplified, checked = onnxsim.simplify(original)
+    if not checked or len(simplified.graph.node) >= len(original.graph.node):
+        return
+    arrays = {name: tensor.numpy() for name, tensor in feeds.items()}
+    expected, found = (_outputs(model, arrays) for model in (original, simplified))
+    if all(np.abs(a - b).max() <= _SAME * np.abs(a).max() for a, b in zip(expected, found, strict=True)):
+        onnx.save(simplified, path)
+
+
+def _outputs(model: onnx.ModelProto, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    session = InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return [np.asarray(array) for array in session.run(None, feeds)]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's warnings, which are about its own parts (torchvision that is not there)."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+class _Merged(nn.Module):
+    def __init__(self, model: MultitaskModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model(*features).values())
+
+
+class _SegmentPart(nn.Module):
+    def __init__(
+        self, model: MultitaskModel, segment: Segment, reads: tuple[str, ...], writes: tuple[str, ...]
+    ) -> None:
+        super().__init__()
+        self.stages = model.segment(segment.name)  # so that its parameters count
+        self._run, self._segment, self._reads, self._writes = model.run_segment, segment, reads, writes
+
+    def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
+        known = self._run(self._segment, dict(zip(self._reads, features, strict=True)))
+        return tuple(known[name] for name in self._writes)
+
+
+class _HeadPart(nn.Module):
+    def __init__(self, model: MultitaskModel, task: str, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.head, self._size = model.heads[task], size
+
+    def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
+        return (self.head(*features, self._size),)
+
+
+def _writes(model: MultitaskModel, segment: Segment) -> list[str]:
+    return [name for stage in model.blueprint if stage.name in segment.stages for name in stage.writes]
+
+
+def _reads(model: MultitaskModel, segment: Segment) -> list[str]:
+    """What a segment needs from above, each once, in the order of need."""
+    own = _writes(model, segment)
+    names = [name for stage in model.blueprint if stage.name in segment.stages for name in stage.reads]
+    return [name for name in dict.fromkeys(names) if name not in own]
+
+
+def _tensor(model: MultitaskModel, segment: Segment, feature: str) -> str:
+    """The name that a feature read by a segment has in the bundle: the image, or that of its nearest writer.
+    """
+    above = model.plan.path(segment)[:-1]
+    return next((f"{s.name}.{feature}" for s in reversed(above) if feature in _writes(model, s)), feature)
+
+
+def _infos(names: tuple[str, ...], tensors: Sequence[Tensor], batch: int) -> tuple[TensorInfo, ...]:
+    return tuple(
+        TensorInfo(name, (batch, *tensor.shape[1:]), str(tensor.dtype).removeprefix("torch."))
+        for name, tensor in zip(names, tensors, strict=True)
+    )

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import msgspec
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import numpy as np
+
+from edgemtl.collapse import CollapsedModel, collapse
+from edgemtl.core.bundle import Classes, read_manifest
+from edgemtl.core.errors import GateError, RecipeError
+from edgemtl.export import Export, parse_export, write_bundle
+from edgemtl.kernels import Factorized
+from edgemtl.runtime.verify import verify
+from tests.contracts.networks import SIZE, images, network
+
+
+@pytest.fixture(scope="module")
+def collapsed() -> CollapsedModel:
+    return collapse(network(Factorized(), "forked"), SIZE)
+
+
+@pytest.fixture(scope="module")
+def bundle(collapsed: CollapsedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export") / "bundle"
+    accuracy = {"depth": {"abs": 0.5, "rel": 0.2, "rmse": 0.7}}
+    write_bundle(collapsed, folder, name="net", images=images(3), accuracy=accuracy, split="val")
+    return folder
+
+
+def test_what_was_written_reads_back_and_verifies(bundle: Path) -> None:
+    report = verify(bundle)
+    assert report.passed
+    assert set(report.layouts) == {"merged", "split"}
+    assert report.samples == 3
+
+
+def test_the_manifest_tells_the_edge_all_that_it_needs(bundle: Path, collapsed: CollapsedModel) -> None:
+    manifest = read_manifest(bundle)
+    assert (manifest.input.height, manifest.input.width) == SIZE
+    assert (manifest.input.color, manifest.input.range) == ("RGB", (0.0, 1.0))
+    assert isinstance(manifest.tasks["segmentation"].output, Classes)
+    assert manifest.tasks["depth"].accuracy["abs"] == 0.5
+    assert (manifest.tasks["depth"].split, manifest.tasks["normals"].split) == ("val", "val")
+    assert manifest.certificate == collapsed.certificate.worst
+    assert manifest.plan == collapsed.model.plan
+    assert {"edgemtl", "torch", "onnx"} <= set(manifest.versions)
+    on_disk = {p.relative_to(bundle).as_posix() for p in bundle.rglob("*") if p.is_file()}
+    assert set(manifest.files) == on_disk - {"manifest.json", "SHA256SUMS"}
+
+
+def test_sha256sum_checks_a_bundle_without_edgemtl(bundle: Path) -> None:
+    subprocess.run(
+        ["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=bundle, check=True, capture_output=True
+    )
+
+
+def test_the_golden_outputs_are_those_of_the_collapsed_network(
+    bundle: Path, collapsed: CollapsedModel
+) -> None:
+    image = torch.from_numpy(np.load(bundle / "golden" / "inputs.npz")["image"])
+    golden = np.load(bundle / "golden" / "outputs.npz")
+    for task, value in collapsed.model(image).items():
+        np.testing.assert_array_equal(golden[task], value.numpy())
+
+
+def test_a_network_without_a_good_certificate_is_refused_and_nothing_is_written(
+    collapsed: CollapsedModel, tmp_path: Path
+) -> None:
+    bad = msgspec.structs.replace(collapsed.certificate.fp32["depth"], relative=1e-4)
+    certificate = msgspec.structs.replace(collapsed.certificate, fp32={"depth": bad})
+    with pytest.raises(GateError, match="certificate fp32 depth"):
+        write_bundle(CollapsedModel(collapsed.model, certificate), tmp_path / "b", name="x", images=images())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failing_export_leaves_the_old_bundle(
+    collapsed: CollapsedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "bundle"
+    spec = Export(layouts=("merged",))
+    write_bundle(collapsed, folder, name="first", images=images(), spec=spec)
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("the exporter broke")
+
+    monkeypatch.setattr("edgemtl.export.bundle.write_models", broken)
+    with pytest.raises(RuntimeError, match="broke"):
+        write_bundle(collapsed, folder, name="second", images=images(), spec=spec)
+    assert read_manifest(folder).name == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_the_command_line_s_words_become_a_spec() -> None:
+    spec = parse_export(target="onnx", layouts="split", batch="1,8", opset=20)
+    assert spec == Export(target="onnx", layouts=("split",), batch=(1, 8), opset=20)
+    assert parse_export(target="onnx", layouts="merged,split", batch="4", opset=18).batch == (4, 4)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"target": "jetsom"},
+        {"layouts": "merge"},
+        {"batch": "x"},
+        {"batch": "8,1"},
+        {"batch": "0"},
+        {"opset": 9},
+    ],
+    ids=str,
+)
+def test_wrong_words_are_refused_with_an_example(wrong: dict[str, object]) -> None:
+    words = {"target": "onnx", "layouts": "merged", "batch": "1", "opset": 18, **wrong}
+    with pytest.raises(RecipeError, match="export"):
+        parse_export(**words)

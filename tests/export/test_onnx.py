@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from edgemtl.backbones import SegNet
+from edgemtl.collapse import collapse
+from edgemtl.core.plan import SharingPlan
+from edgemtl.export.onnx import cuts, write_models
+from edgemtl.kernels import Factorized
+from edgemtl.model import MultitaskModel, macs_of, parameters_of
+from edgemtl.tasks import Depth, Normals, Segmentation
+
+TASKS = {"segmentation": Segmentation(classes=5), "depth": Depth(), "normals": Normals()}
+SIZE = (21, 26)
+FORKS: dict[str, dict[str, list[list[str]]]] = {
+    "trunk": {},
+    # Branches that read skip connections over a fork, and a branch that forks again.
+    "forked": {
+        "encoder2": [["segmentation"], ["depth", "normals"]],
+        "decoder1": [["segmentation"], ["depth"], ["normals"]],
+    },
+    "separate": {"encoder1": [["segmentation"], ["depth"], ["normals"]]},
+}
+
+
+def collapsed(plan: str) -> MultitaskModel:
+    torch.manual_seed(0)
+    stages = SegNet(widths=(4, 6, 8), convs=(1, 1, 1)).stages()
+    names = tuple(stage.name for stage in stages)
+    model = MultitaskModel(stages, TASKS, SharingPlan.forked(tuple(TASKS), names, FORKS[plan]), Factorized())
+    for _ in range(2):
+        model(torch.rand(2, 3, *SIZE))
+    return collapse(model, SIZE).model
+
+
+def run(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    inputs = {i.name: feeds[i.name] for i in session.get_inputs()}
+    return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+@pytest.mark.parametrize("plan", FORKS)
+def test_the_parts_together_are_the_whole(plan: str) -> None:
+    """Property of every cut: parts read what parts before them wrote, and lose no parameter and no MAC."""
+    model = collapsed(plan)
+    image = torch.rand(1, 3, *SIZE)
+    tensors, parameters, macs = {"image": image}, 0, 0
+    for cut in cuts(model, "split", SIZE):
+        inputs = [tensors[name] for name in cut.reads]
+        tensors.update(zip(cut.writes, cut.module(*inputs), strict=True))
+        parameters += parameters_of(cut.module)
+        macs += macs_of(cut.module, *inputs)
+    for task, expected in model(image).items():
+        assert torch.equal(tensors[task], expected)
+    assert parameters == parameters_of(model)
+    assert macs == macs_of(model, image)
+
+
+@pytest.mark.parametrize("plan", FORKS)
+def test_a_part_writes_nothing_that_nobody_reads(plan: str) -> None:
+    parts = list(cuts(collapsed(plan), "split", SIZE))
+    read = {name for part in parts for name in part.reads}
+    assert {name for part in parts for name in part.writes} == read - {"image"} | set(TASKS)
+
+
+@pytest.mark.parametrize("batch", [(1, 1), (1, 3)], ids=["static", "dynamic"])
+def test_the_files_compute_what_the_network_does(batch: tuple[int, int], tmp_path: Path) -> None:
+    model = collapsed("forked")
+    layouts = write_models(model, tmp_path, layouts=("merged", "split"), size=SIZE, batch=batch, opset=18)
+    assert set(layouts) == {"merged", "split"}
+    for size in range(batch[0], batch[1] + 1):
+        image = torch.rand(size, 3, *SIZE)
+        expected = model(image)
+        for files in layouts.values():
+            tensors = {"image": image.numpy()}
+            for file in files:
+                tensors |= run(tmp_path / file.path, tensors)
+            for task, value in expected.items():
+                np.testing.assert_allclose(tensors[task], value.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_files_say_what_they_read_and_write(tmp_path: Path) -> None:
+    model = collapsed("trunk")
+    layouts = write_models(model, tmp_path, layouts=("merged", "split"), size=SIZE, batch=(2, 2), opset=18)
+    (merged,) = layouts["merged"]
+    assert [t.name for t in merged.outputs] == list(TASKS)
+    assert merged.outputs[0].shape == (2, 5, *SIZE)
+    assert [f.name for f in layouts["split"]] == ["trunk", *(f"head_{task}" for task in TASKS)]
+    for files in layouts.values():
+        for file in files:
+            proto = onnx.load(tmp_path / file.path)
+            onnx.checker.check_model(proto, full_check=True)
+            assert {i.domain: i.version for i in proto.opset_import}[""] == 18
+            assert [value.name for value in proto.graph.input] == [t.name for t in file.inputs]
+            assert [value.name for value in proto.graph.output] == [t.name for t in file.outputs]
+            assert not {node.op_type for node in proto.graph.node} & {"BatchNormalization", "MaxUnpool"}
+    assert len(list(tmp_path.iterdir())) == 5
