@@ -1,0 +1,132 @@
+"""Starts training: opens data, lays out the run, and hands the trainer its parts, in one process or several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from lightning_fabric import Fabric
+from torch.multiprocessing.spawn import ProcessRaisedException
+
+from edgemtl.core.errors import DataError, RecipeError, TrainingError, nearest
+from edgemtl.core.locate import RUNS
+from edgemtl.core.report import Observer
+from edgemtl.data.base import Batch, Dataset
+from edgemtl.data.loader import steps_per_epoch
+from edgemtl.recipe import Recipe
+from edgemtl.run import Run, build_model
+from edgemtl.tasks import Task
+from edgemtl.training.fabric import make_fabric
+from edgemtl.training.trainer import Splits, Trainer
+
+SAMPLES = 8  # validation images that a run keeps for certificates, golden samples and pictures
+Watch = Callable[[], AbstractContextManager[Observer | None]]
+
+
+def start(recipe: Recipe, out: Path | None, watch: Watch) -> Run:
+    """Train a recipe into a new run, in as many processes as it asks for. See ``workflow.train``."""
+    return _launch(make_fabric(recipe.training), _train_new, recipe, out, watch)
+
+
+def go_on(run: Run, watch: Watch) -> Run:
+    """Train a run from its checkpoint to its end. See ``workflow.resume``."""
+    return _launch(make_fabric(run.recipe.training), _train_on, run.path, watch)
+
+
+def _launch(fabric: Fabric, function: Callable[..., Path], *args: object) -> Run:
+    try:
+        return Run.open(fabric.launch(function, *args))
+    except ProcessRaisedException as error:
+        *_, last = str(error).strip().splitlines()
+        raise TrainingError(
+            f"training process {error.error_index}", expected="to finish", found=last, fix="Mend this cause."
+        ) from error
+
+
+def _train_new(fabric: Fabric, recipe: Recipe, out: Path | None, watch: Watch) -> Path:
+    recipe, splits = open_splits(recipe)
+    path = out or _free(RUNS / recipe.name)
+    if fabric.global_rank == 0:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RecipeError(
+                "--out",
+                expected="a folder that does not exist or is empty",
+                found=str(path),
+                fix="Name another.",
+            )
+        model = build_model(recipe, pretrained=True)
+        Run.create(path, recipe, model.plan, _samples(splits.watch))
+    path = fabric.broadcast(path)
+    return _fit(fabric, Run(path, recipe), splits, watch, restore=False)
+
+
+def _train_on(fabric: Fabric, path: Path, watch: Watch) -> Path:
+    run = Run.open(path)
+    _, splits = open_splits(run.recipe)
+    return _fit(fabric, run, splits, watch, restore=True)
+
+
+def _fit(fabric: Fabric, run: Run, splits: Splits, watch: Watch, *, restore: bool) -> Path:
+    recipe = run.recipe
+    with watch() if fabric.global_rank == 0 else nullcontext() as observer:
+        trainer = Trainer(
+            fabric,
+            build_model(recipe, pretrained=not restore),
+            recipe.balancing.build(tuple(recipe.tasks)),
+            recipe.training,
+            splits,
+            seed=recipe.seed,
+            lr_scale=recipe.kernel.lr_scale,
+            folder=run.path,
+            observer=observer,
+        )
+        if restore:
+            trainer.restore()
+        found = trainer.fit()
+    if fabric.global_rank == 0:
+        split = "holdout" if splits.select else "val"
+        run.save_json("summary.json", run.report("checkpoint", split, len(splits.watch), found.scores))
+    return run.path
+
+
+def open_splits(recipe: Recipe) -> tuple[Recipe, Splits]:
+    """The splits to train and watch, and the recipe with its labels written out.
+
+    Raises:
+        DataError: the data are missing, damaged, too few or too small, or have no label for a task, or not of
+        its kind and classes.
+    """
+    data = recipe.data
+    training = data.dataset("train")
+    select = "holdout" in data.splits
+    tasks: dict[str, Task] = {}
+    for name, task in recipe.tasks.items():
+        info = training.labels.get(task.label_name)
+        if info is None:
+            raise DataError(
+                f"$.tasks.{name}",
+                expected=f"a label `{task.label_name}` in the data",
+                found="none",
+                fix=nearest(task.label_name, training.labels),
+            )
+        task.check_label(info.kind, info.names)
+        tasks[name] = task.named(info.names)
+    recipe = msgspec.structs.replace(recipe, tasks=tasks)
+    data.augment.check(training.size)
+    steps_per_epoch(training, recipe.training.batch)
+    return recipe, Splits(training, data.dataset("holdout" if select else "val"), data.augment, select)
+
+
+def _samples(dataset: Dataset) -> Batch:
+    """A few samples spread evenly over a split."""
+    chosen = np.linspace(0, len(dataset) - 1, min(SAMPLES, len(dataset))).astype(int)
+    return Batch.of([dataset[int(index)] for index in chosen])
+
+
+def _free(path: Path) -> Path:
+    candidates = (path if n == 1 else path.with_name(f"{path.name}-{n}") for n in range(1, 10_000))
+    return next(candidate for candidate in candidates if not candidate.exists())

@@ -1,0 +1,234 @@
+"""Recipe: everything that a run is, in one file. Wrong keys, types and combinations are named before anything
+is built or written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import yaml
+from msgspec import inspect
+
+from edgemtl.backbones import BackboneSpec
+from edgemtl.balancing import BalancingSpec, Fixed
+from edgemtl.core.errors import RecipeError, nearest
+from edgemtl.core.plan import SharingPlan
+from edgemtl.data import DataSpec
+from edgemtl.kernels import KernelSpec, Plain
+from edgemtl.tasks import TaskSpec
+from edgemtl.training.spec import Training
+
+Groups = tuple[tuple[str, ...], ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 1e-3 is a number, as everywhere but in YAML 1.1."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where tasks stop sharing: from the stage named on, the tasks form these groups (``each``: all apart).
+
+    Without forks all tasks share the whole backbone and only the heads are their own.
+    """
+
+    forks: dict[str, Groups | Literal["each"]] = {}
+
+    def build(self, tasks: Sequence[str], stages: Sequence[str]) -> SharingPlan:
+        """The sharing plan for a backbone's stages."""
+        apart = tuple((task,) for task in tasks)
+        forks = {stage: apart if groups == "each" else groups for stage, groups in self.forks.items()}
+        return SharingPlan.forked(tasks, stages, forks)
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A run as data. ``name`` names the run's folder; ``tasks`` maps names to specs, where ``depth: {}`` is
+    short for ``depth: {type: depth}``, and any spec may be just its type, as in ``kernel: factorized``.
+    """
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]+$")]
+    data: DataSpec
+    backbone: BackboneSpec
+    tasks: Annotated[dict[str, TaskSpec], msgspec.Meta(min_length=1)]
+    plan: Plan = Plan()
+    kernel: KernelSpec = Plain()
+    balancing: BalancingSpec = Fixed()
+    training: Training = Training()
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+    def __post_init__(self) -> None:
+        for name in self.tasks:
+            if not re.fullmatch(r"[A-Za-z0-9_]+", name) or name == "image":
+                raise RecipeError(
+                    "$.tasks",
+                    expected="task names of letters, digits and _, other than `image`",
+                    found=f"`{name}`",
+                    fix="Rename the task: its name becomes that of an output of the exported model.",
+                )
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and apply ``key=value`` overrides (``training.epochs=3``; values are YAML).
+
+    Raises:
+        RecipeError: the file is missing or wrong; the message has the path and the nearest valid name.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            path,
+            expected="a recipe file",
+            found=str(error),
+            fix="`edgemtl recipes ls` lists those that ship.",
+        ) from error
+    try:
+        tree = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(
+            path, expected="YAML", found=" ".join(str(error).split()), fix="Mend the file."
+        ) from error
+    return parse(tree, overrides)
+
+
+def parse(tree: object, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from plain data.
+
+    Raises:
+        RecipeError: as ``load``.
+    """
+    if not isinstance(tree, dict):
+        raise RecipeError(
+            "$", expected="a recipe (keys and values)", found=type(tree).__name__, fix="Mend the file."
+        )
+    for override in overrides:
+        _override(tree, override)
+    return _convert(_written_out(tree))
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML, everything written out, so that a later default changes nothing."""
+    return yaml.safe_dump(msgspec.to_builtins(recipe), sort_keys=False)
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(
+            "override", expected="key=value", found=f"`{override}`", fix="For example training.epochs=3."
+        )
+    *parents, last = key.split(".")
+    for parent in parents:
+        below = tree.get(parent)
+        if isinstance(below, str):
+            below = {"type": below}  # `kernel: factorized` and kernel.combine=mean
+        tree[parent] = below = {} if below is None else below
+        if not isinstance(below, dict):
+            raise RecipeError(
+                f"override {key}",
+                expected=f"`{parent}` to have keys",
+                found=repr(below),
+                fix="Check the path.",
+            )
+        tree = below
+    try:
+        tree[last] = yaml.load(value, _Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(
+            f"override {key}",
+            expected="a YAML value",
+            found=f"`{value}`",
+            fix="Quote it for the shell and YAML.",
+        ) from error
+
+
+def _written_out(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Expand the short forms: a spec that is only its type (``timm:NAME`` with the model), a task by its
+    name.
+    """
+    full = dict(tree)
+    for part in ("data", "backbone", "kernel", "balancing"):
+        if part in full:
+            full[part] = _spec(full[part], Recipe, part)
+    if isinstance(training := full.get("training"), dict):
+        given = [part for part in ("optimizer", "schedule") if part in training]
+        full["training"] = training | {part: _spec(training[part], Training, part) for part in given}
+    tasks = full.get("tasks")
+    if isinstance(tasks, list) and all(isinstance(name, str) for name in tasks):
+        tasks = dict.fromkeys(tasks)
+    if isinstance(tasks, dict):
+        full["tasks"] = {
+            name: {"type": name, **(spec or {})} if isinstance(spec, dict | None) else {"type": spec}
+            for name, spec in tasks.items()
+        }
+    return full
+
+
+def _spec(value: object, owner: type[msgspec.Struct], part: str) -> object:
+    """A spec in full: from its type alone, or with the default's type where only its options are given."""
+    if isinstance(value, str):
+        kind, colon, model = value.partition(":")
+        return {"type": kind, "model": model} if colon else {"type": kind}
+    default = next(field.default for field in msgspec.structs.fields(owner) if field.name == part)
+    if isinstance(value, dict) and "type" not in value and isinstance(default, msgspec.Struct):
+        return {"type": default.__struct_config__.tag, **value}
+    return value
+
+
+def _convert(tree: object) -> Recipe:
+    _check_names(tree, inspect.type_info(Recipe), "$")
+    try:
+        return msgspec.convert(tree, Recipe)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at ")
+        expected, _, found = message.removeprefix("Expected ").partition(", got ")
+        raise RecipeError(
+            path.strip("`") or "$", expected=expected, found=found or "another value", fix="Mend this value."
+        ) from error
+
+
+def _check_names(value: object, kind: inspect.Type, path: str) -> None:
+    """Find a wrong key, type or choice before msgspec does, because here all valid names are at hand."""
+    options = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
+    structs = [option for option in options if isinstance(option, inspect.StructType)]
+    choices = [str(v) for option in options if isinstance(option, inspect.LiteralType) for v in option.values]
+    if isinstance(value, dict) and structs:
+        _check_struct(value, structs, path)
+    elif isinstance(value, dict):
+        for option in options:
+            if isinstance(option, inspect.DictType):
+                for key, below in value.items():
+                    _check_names(below, option.value_type, f"{path}.{key}")
+    elif isinstance(value, str) and choices and value not in choices:
+        raise RecipeError(path, expected="a known choice", found=f"`{value}`", fix=nearest(value, choices))
+
+
+def _check_struct(value: dict[str, Any], structs: list[inspect.StructType], path: str) -> None:
+    chosen = structs[0]
+    if chosen.tag_field is not None:
+        by_tag = {str(struct.tag): struct for struct in structs}
+        tag = value.get(chosen.tag_field)
+        if not isinstance(tag, str) or tag not in by_tag:
+            where = f"{path}.{chosen.tag_field}"
+            found = "none" if tag is None else f"`{tag}`"
+            raise RecipeError(where, expected="a known type", found=found, fix=nearest(str(tag), by_tag))
+        chosen = by_tag[tag]
+    fields = {field.encode_name: field for field in chosen.fields}
+    known = {*fields, *([chosen.tag_field] if chosen.tag_field else [])}
+    for key, below in value.items():
+        if key not in known:
+            raise RecipeError(path, expected="a known key", found=f"`{key}`", fix=nearest(str(key), known))
+        if key in fields:
+            _check_names(below, fields[key].type, f"{path}.{key}")
+    for name, field in fields.items():
+        if field.required and name not in value:
+            raise RecipeError(path, expected=f"the key `{name}`", found="none", fix="Add it to the recipe.")

@@ -1,0 +1,226 @@
+"""Run: the directory that training writes and that collapse, export and evaluate need, and nothing else.
+
+recipe.yaml          resolved: every default and label written out
+plan.json            the sharing plan
+env.json             format, versions and machine
+samples.safetensors  a few validation images with labels, for certificates, golden samples and pictures
+metrics.jsonl        a line an epoch
+state.pt             the checkpoint to resume from
+weights/             last, and best where it may be chosen
+collapsed/           the plain network's weights and its certificate
+plots/               curves and samples
+summary.json         the last evaluation
+bundles/             what was exported
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import sys
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from edgemtl import __version__, recipe
+from edgemtl.backbones.weights import load_weights, read_tensors
+from edgemtl.collapse import CollapsedModel, fold
+from edgemtl.core.errors import DataError
+from edgemtl.core.files import replacing
+from edgemtl.core.inspection import Certificate
+from edgemtl.core.plan import SharingPlan
+from edgemtl.core.report import EvalReport, Scores
+from edgemtl.data.base import Batch
+from edgemtl.model import MultitaskModel
+from edgemtl.recipe import Recipe
+from edgemtl.training.trainer import write_weights
+
+FORMAT = 1
+_VERSIONED = ("torch", "numpy", "onnx", "onnxruntime", "lightning-fabric", "msgspec", "safetensors")
+
+
+class Environment(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run was made with."""
+
+    format: int = FORMAT
+    edgemtl: str
+    python: str
+    platform: str
+    threads: int
+    versions: dict[str, str]
+    command: list[str]
+
+
+class Run:
+    """A run's directory; open an existing one with ``Run.open``."""
+
+    def __init__(self, path: Path, recipe: Recipe) -> None:
+        self.path, self.recipe = path, recipe
+
+    @classmethod
+    def create(cls, path: Path, recipe_: Recipe, plan: SharingPlan, samples: Batch) -> Run:
+        """Lay out a new run; ``path`` holds nothing yet.
+
+        Raises:
+            SetupError: the folder cannot be written.
+        """
+        with replacing(path) as draft:
+            draft.mkdir()
+            (draft / "recipe.yaml").write_text(recipe.dump(recipe_))
+            (draft / "plan.json").write_bytes(_json(plan))
+            (draft / "env.json").write_bytes(_json(environment()))
+            tensors = {"image": samples.image, **{f"label.{k}": v for k, v in samples.labels.items()}}
+            safetensors.torch.save_file(
+                tensors, draft / "samples.safetensors", {"ids": "\n".join(samples.ids)}
+            )
+        return cls(path, recipe_)
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Open a run.
+
+        Raises:
+            DataError: it is no run, or one of another version.
+        """
+        env = path / "env.json"
+        if not env.is_file():
+            raise DataError(
+                path, expected="a run", found="no env.json", fix="Name the folder that `train` wrote."
+            )
+        try:
+            found = msgspec.json.decode(env.read_bytes(), type=Environment)
+        except msgspec.DecodeError as error:
+            raise DataError(env, expected="facts of a run", found=str(error), fix="Train again.") from error
+        if found.format != FORMAT:
+            raise DataError(
+                path,
+                expected=f"run format {FORMAT}",
+                found=f"format {found.format}, written by edgemtl {found.edgemtl}",
+                fix=f"Use edgemtl {found.edgemtl}, or train again.",
+            )
+        return cls(path, recipe.load(path / "recipe.yaml"))
+
+    @cached_property
+    def samples(self) -> Batch:
+        """A few validation images with labels."""
+        tensors = read_tensors(self.path / "samples.safetensors")
+        image = tensors.pop("image")
+        labels = {name.removeprefix("label."): value for name, value in tensors.items()}
+        return Batch(tuple(str(index) for index in range(len(image))), image, labels)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the images that the network is evaluated and deployed on."""
+        return self.samples.image.shape[-2], self.samples.image.shape[-1]
+
+    def trained(self, weights: str = "last") -> MultitaskModel:
+        """The network with the weights of training, on the CPU, in eval mode.
+
+        Raises:
+            DataError: there are no such weights, or they are damaged or of another network.
+        """
+        model = build_model(self.recipe)
+        _load(model, self.path / "weights" / f"{weights}.safetensors")
+        return model.eval()
+
+    def collapsed(self) -> CollapsedModel:
+        """The plain network with its certificate.
+
+        Raises:
+            DataError: the run was not collapsed, or the files are damaged.
+        """
+        path = self.path / "collapsed" / "certificate.json"
+        if not path.is_file():
+            raise DataError(
+                self.path,
+                expected="a collapsed network with its certificate",
+                found="none",
+                fix=f"Run `edgemtl collapse {self.path}` first.",
+            )
+        try:
+            certificate = msgspec.json.decode(path.read_bytes(), type=Certificate)
+        except msgspec.DecodeError as error:
+            raise DataError(
+                path, expected="a certificate", found=str(error), fix="Collapse again."
+            ) from error
+        certificate.check()
+        plain, _ = fold(build_model(self.recipe))
+        _load(plain, path.with_name("weights.safetensors"))
+        return CollapsedModel(plain, certificate)
+
+    def save_collapsed(self, collapsed: CollapsedModel) -> None:
+        """Write collapsed/, as a whole."""
+        with replacing(self.path / "collapsed") as draft:
+            draft.mkdir()
+            write_weights(collapsed.model.state_dict(), draft / "weights.safetensors")
+            (draft / "certificate.json").write_bytes(_json(collapsed.certificate))
+
+    def save_json(self, name: str, value: object) -> None:
+        """Write a file of the run."""
+        with replacing(self.path / name) as draft:
+            draft.write_bytes(_json(value))
+
+    def report(
+        self, network: str, split: str, images: int, scores: Scores, subject: Path | None = None
+    ) -> EvalReport:
+        """Metrics that were measured of this run's network, as a report."""
+        return EvalReport(
+            subject=str(subject or self.path),
+            network=network,
+            data=str(self.recipe.data.__struct_config__.tag),
+            split=split,
+            images=images,
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            tasks={task: dict(table) for task, table in scores.items()},
+            metrics={name: task.metrics for name, task in self.recipe.tasks.items()},
+        )
+
+
+def build_model(recipe: Recipe, *, pretrained: bool = False) -> MultitaskModel:
+    """The network that a recipe describes, initialized from its seed, or from ``backbone.weights`` besides.
+
+    Raises:
+        DataError: the pretrained weights are missing, damaged or of another network.
+    """
+    torch.manual_seed(recipe.seed)
+    stages = recipe.backbone.stages()
+    if pretrained and recipe.backbone.weights:
+        modules = {stage.name: stage.module for stage in stages}
+        load_weights(modules, Path(recipe.backbone.weights), recipe.backbone.stage_key)
+    plan = recipe.plan.build(tuple(recipe.tasks), tuple(stage.name for stage in stages))
+    return MultitaskModel(stages, recipe.tasks, plan, recipe.kernel)
+
+
+def environment() -> Environment:
+    """Facts of this process."""
+    installed = {d.metadata["Name"].lower(): d.version for d in metadata.distributions()}
+    return Environment(
+        edgemtl=__version__,
+        python=platform.python_version(),
+        platform=platform.platform(),
+        threads=torch.get_num_threads(),
+        versions={name: installed[name] for name in _VERSIONED if name in installed},
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+    )
+
+
+def _load(model: MultitaskModel, path: Path) -> None:
+    tensors: dict[str, Tensor] = read_tensors(path)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise DataError(
+            path,
+            expected="the weights of the network that recipe.yaml describes",
+            found=" ".join(str(error).split())[:200],
+            fix="Train again, or restore the recipe that these weights were trained with.",
+        ) from error
+
+
+def _json(value: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"

@@ -1,0 +1,207 @@
+"""Every verb as a user types it, and what a script relies on: exit codes, JSON, one error line."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+pytest.importorskip("torch")
+
+from edgemtl.cli import main
+from tests.tiny import as_yaml, without
+
+
+class Found(NamedTuple):
+    """What a command printed."""
+
+    stdout: str
+    stderr: str
+
+
+def edgemtl(*words: object, cwd: Path, code: int = 0) -> Found:
+    """Run a command in this process, as the entry point does; neither stream is a terminal."""
+    out, err, before = io.StringIO(), io.StringIO(), (sys.argv, Path.cwd())
+    os.chdir(cwd)
+    sys.argv = ["edgemtl", *map(str, words)]
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            main()
+        found = 0
+    except SystemExit as end:
+        found = int(end.code or 0)
+    finally:
+        sys.argv = before[0]
+        os.chdir(before[1])
+    assert found == code, err.getvalue()
+    assert "\x1b[" not in out.getvalue() + err.getvalue()
+    return Found(out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the chain was typed as the README has it: each verb finds the newest subject."""
+    folder = tmp_path_factory.mktemp("chain")
+    (folder / "tiny.yaml").write_text(as_yaml())
+    trained = edgemtl("train", "tiny.yaml", "training.epochs=2", cwd=folder)
+    assert trained.stdout.strip() == "runs/tiny"
+    assert len([line for line in trained.stderr.splitlines() if line.startswith("epoch ")]) == 2
+    edgemtl("collapse", cwd=folder)
+    assert edgemtl("export", cwd=folder).stdout.strip() == "runs/tiny/bundles/onnx-fp32"
+    return folder
+
+
+def error_line(found: Found) -> str:
+    lines = [line for line in found.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, found.stderr
+    assert "Traceback" not in found.stderr
+    return lines[0]
+
+
+def test_verify_replays_and_prints_json(chain: Path) -> None:
+    report = json.loads(edgemtl("verify", "--json", cwd=chain).stdout)
+    assert report["kind"] == "verify"
+    assert report["passed"]
+
+
+def test_verify_fails_with_3_when_the_golden_outputs_are_not_met(chain: Path) -> None:
+    found = edgemtl("verify", "--atol", "0", "--rtol", "0", cwd=chain, code=3)
+    assert "golden outputs" in error_line(found)
+
+
+def test_bench_writes_a_report_that_is_its_own_baseline(chain: Path) -> None:
+    words = ["bench", "--json", "--duration", "0.05", "--warmup-ms", "10", "--repeats", "5", "--threads", "1"]
+    report = json.loads(edgemtl(*words, cwd=chain).stdout)
+    assert report["latency_ms"]["p50"] > 0
+    (chain / "base.json").write_text(json.dumps(report))
+    gates = [
+        "--baseline",
+        "base.json",
+        "--max-regress",
+        "latency_ms.p50=100000%",
+        "--min",
+        "tasks.depth.rel=0",
+    ]
+    edgemtl(*words, *gates, cwd=chain)
+    failed = edgemtl(*words, "--min", "tasks.segmentation.miou=0.99", cwd=chain, code=3)
+    assert "tasks.segmentation.miou" in error_line(failed)
+    assert json.loads(failed.stdout)["kind"] == "bench"
+    compared = json.loads(edgemtl("compare", "base.json", "base.json", "--json", cwd=chain).stdout)
+    assert compared["kind"] == "bench"
+
+
+def test_evaluate_agrees_for_run_and_bundle_and_obeys_gates(chain: Path) -> None:
+    of_run = json.loads(edgemtl("evaluate", "--json", cwd=chain).stdout)
+    of_bundle = json.loads(edgemtl("evaluate", "runs/tiny/bundles/onnx-fp32", "--json", cwd=chain).stdout)
+    assert of_bundle["tasks"]["depth"]["abs"] == pytest.approx(of_run["tasks"]["depth"]["abs"], abs=1e-3)
+    edgemtl("evaluate", "--max", "tasks.depth.abs=0", cwd=chain, code=3)
+
+
+def test_run_writes_pictures_and_arrays(chain: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (50, 40), "teal").save(chain / "photo.png")
+    found = edgemtl("run", "runs/tiny/bundles/onnx-fp32", "photo.png", cwd=chain)
+    assert found.stdout.strip() == "predictions/photo.png"
+    with Image.open(chain / "predictions" / "photo.png") as grid:
+        assert grid.width > 4 * 24
+    assert (chain / "predictions" / "photo.npz").exists()
+
+
+def test_inspect_takes_a_recipe_a_run_or_a_bundle(chain: Path) -> None:
+    for subject in ("tiny.yaml", "runs/tiny", "runs/tiny/bundles/onnx-fp32"):
+        assert json.loads(edgemtl("inspect", subject, "--json", cwd=chain).stdout)["parameters"] > 0
+    assert "head_depth" in edgemtl("inspect", "tiny.yaml", "kernel=plain", cwd=chain).stdout
+
+
+def test_a_dry_run_shows_the_network_and_writes_nothing(chain: Path, tmp_path: Path) -> None:
+    shutil.copy(chain / "tiny.yaml", tmp_path)
+    assert "encoder1" in edgemtl("train", "tiny.yaml", "--dry-run", cwd=tmp_path).stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_recipes_are_listed_copied_and_checked(tmp_path: Path) -> None:
+    listed = edgemtl("recipes", "ls", cwd=tmp_path).stdout
+    assert {"scenes_quickstart", "nyuv2_segnet", "nyuv2_compact", "nyuv2_resnet18"} <= set(listed.split())
+    edgemtl("recipes", "cp", "scenes_quickstart", ".", cwd=tmp_path)
+    checked = edgemtl("recipes", "check", "scenes_quickstart.yaml", "training.epochs=7", cwd=tmp_path).stdout
+    assert "epochs: 7" in checked
+    found = edgemtl("recipes", "cp", "scenes_quickstart", ".", cwd=tmp_path, code=2)
+    assert "scenes_quickstart.yaml" in error_line(found)
+
+
+def test_data_check_reads_every_sample(chain: Path) -> None:
+    train, val = json.loads(edgemtl("data", "check", "tiny.yaml", "--json", cwd=chain).stdout)
+    assert (train["split"], train["images"], val["split"], val["images"]) == ("train", 16, "val", 4)
+
+
+BAD_RECIPES = {
+    "unknown key": (as_yaml(trianing={}), [], 2, "Did you mean `training`?"),
+    "unknown variant": (as_yaml(kernel="factorised"), [], 2, "Did you mean `factorized`?"),
+    "wrong type": (as_yaml(), ["training.epochs=many"], 2, "$.training.epochs"),
+    "wrong shape": (as_yaml(), ["data.size=[16]"], 2, "$.data.size"),
+    "missing key": (without(["backbone"]), [], 2, "`backbone`"),
+    "unknown stage": (as_yaml(), ["plan.forks.decoder9=each"], 2, "Did you mean `decoder"),
+    "other classes": (as_yaml(), ["tasks.segmentation.classes=5"], 5, "classes"),
+    "no such label": (as_yaml(), ["tasks.edges={type: depth, label: edges}"], 5, "edges"),
+    "no data": (as_yaml(), ["data={type: nyuv2, root: nowhere}"], 5, "nowhere"),
+    "image smaller than the crop": (as_yaml(), ["data.augment.crop=[99, 99]"], 5, "crop"),
+    "no device": (as_yaml(), ["training.accelerator=cuda"], 4, "CUDA"),
+    "channels_last on a CPU": (as_yaml(), ["training.channels_last=true"], 2, "channels_last"),
+    "not a recipe": ("- 1\n- 2\n", [], 2, "a recipe"),
+    "not YAML": ("name: [", [], 2, "YAML"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_RECIPES)
+def test_a_bad_recipe_gets_one_line_and_an_exit_code_and_writes_nothing(case: str, tmp_path: Path) -> None:
+    text, overrides, code, words = BAD_RECIPES[case]
+    (tmp_path / "bad.yaml").write_text(text)
+    found = edgemtl("train", "bad.yaml", *overrides, cwd=tmp_path, code=code)
+    assert words in error_line(found)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.yaml"]
+
+
+def test_a_bundle_with_a_changed_byte_is_refused_by_every_verb(chain: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(chain / "runs" / "tiny" / "bundles" / "onnx-fp32", bundle)
+    model = bundle / "trunk.onnx"
+    content = bytearray(model.read_bytes())
+    content[len(content) // 2] ^= 1
+    model.write_bytes(content)
+    for words in (["verify", bundle], ["bench", bundle], ["run", bundle, "x.png"], ["inspect", bundle]):
+        assert "trunk.onnx" in error_line(edgemtl(*words, cwd=tmp_path, code=3))
+
+
+def test_a_batch_that_the_bundle_does_not_take_is_refused(chain: Path) -> None:
+    assert "batch" in error_line(edgemtl("bench", "--batch", "4", cwd=chain, code=2))
+
+
+def test_verbs_without_a_subject_say_which_verb_comes_first(tmp_path: Path) -> None:
+    assert "edgemtl export" in error_line(edgemtl("verify", cwd=tmp_path, code=5))
+    assert "edgemtl train" in error_line(edgemtl("collapse", cwd=tmp_path, code=5))
+    assert "Did you mean `nyuv2_compact`" in error_line(
+        edgemtl("train", "nyuv2_compat", cwd=tmp_path, code=2)
+    )
+
+
+def test_a_traceback_only_with_debug(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edgemtl", "--debug", "verify", "nowhere"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 1
+    assert "Traceback" in found.stderr
+    assert "manifest.json" in found.stderr
+
+
+def test_the_version_is_printed(tmp_path: Path) -> None:
+    from edgemtl import __version__
+
+    assert edgemtl("--version", cwd=tmp_path).stdout.strip() == __version__

@@ -1,0 +1,168 @@
+"""The chain, verb by verb, on a tiny network and real rendered scenes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from edgemtl import workflow
+from edgemtl.core.errors import DataError, RecipeError
+from edgemtl.core.report import EvalReport
+from edgemtl.run import Run
+from edgemtl.runtime.verify import verify
+from tests.tiny import tiny
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Trained, collapsed, exported."""
+    run = workflow.train(tiny(), tmp_path_factory.mktemp("chain") / "run")
+    workflow.collapse(run)
+    workflow.export(run)
+    return run
+
+
+def test_a_run_holds_what_the_later_verbs_need(run: Run) -> None:
+    found = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()}
+    assert found >= {
+        "recipe.yaml",
+        "plan.json",
+        "env.json",
+        "samples.safetensors",
+        "metrics.jsonl",
+        "state.pt",
+        "weights/last.safetensors",
+        "summary.json",
+        "plots/curves.png",
+        "plots/samples.png",
+        "collapsed/weights.safetensors",
+        "collapsed/certificate.json",
+        "bundles/onnx-fp32/manifest.json",
+    }
+
+
+def test_the_saved_recipe_is_resolved(run: Run) -> None:
+    assert len(Run.open(run.path).recipe.tasks["segmentation"].output.labels) == 13
+
+
+def test_metrics_of_checkpoint_collapsed_network_and_bundle_agree(run: Run) -> None:
+    reports = [
+        workflow.evaluate(run.path, network="checkpoint"),
+        workflow.evaluate(run.path),
+        workflow.evaluate(run.path / "bundles" / "onnx-fp32"),
+    ]
+    assert [report.network for report in reports] == ["checkpoint", "collapsed", "bundle"]
+    for report in reports[1:]:
+        for task, scores in reports[0].tasks.items():
+            assert report.tasks[task] == pytest.approx(scores, rel=1e-3, abs=1e-3)
+    summary = msgspec.json.decode((run.path / "summary.json").read_bytes(), type=EvalReport)
+    assert summary.tasks["depth"] == pytest.approx(reports[0].tasks["depth"])
+
+
+def test_the_certificate_records_metrics_before_and_after(run: Run) -> None:
+    scores = run.collapsed().certificate.scores
+    for metrics in scores.values():
+        for before, after in metrics.values():
+            assert after == pytest.approx(before, rel=1e-3, abs=1e-3)
+
+
+def test_the_bundle_verifies_and_carries_the_accuracy(run: Run) -> None:
+    bundle = run.path / "bundles" / "onnx-fp32"
+    assert verify(bundle).passed
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    after = run.collapsed().certificate.scores["depth"]["abs"][1]
+    assert manifest["tasks"]["depth"]["accuracy"]["abs"] == after
+
+
+def test_delta_m_against_itself_is_zero_and_against_a_worse_run_positive(tmp_path: Path) -> None:
+    # Without normals: so short a training leaves their within_11 at 0, which no relative gain has for a base.
+    run = workflow.train(tiny("training.epochs=1", "tasks=[depth]", "plan={}"), tmp_path / "run")
+    assert workflow.evaluate(run.path, network="checkpoint", baseline=run.path).delta_m == pytest.approx(0)
+    summary = json.loads((run.path / "summary.json").read_text())
+    summary["tasks"]["depth"]["abs"] *= 2
+    worse = tmp_path / "worse.json"
+    worse.write_text(json.dumps(summary))
+    report = workflow.evaluate(run.path, network="checkpoint", baseline=worse)
+    assert report.delta_m_tasks["depth"] == pytest.approx(25)  # abs 50 % better, rel the same
+    assert report.baseline == str(worse)
+
+
+def test_inspecting_recipe_run_and_bundle_gives_the_same_deployed_network(run: Run) -> None:
+    of_run = workflow.inspect(str(run.path))
+    of_bundle = workflow.inspect(str(run.path / "bundles" / "onnx-fp32"))
+    assert (of_run.parameters, of_run.macs) == (of_bundle.parameters, of_bundle.macs)
+    assert of_run.trained > of_run.parameters
+    certificate = run.collapsed().certificate
+    assert certificate.parameters == (of_run.trained, of_run.parameters)
+
+
+def test_a_taken_folder_is_refused_and_the_default_one_counts_up(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RecipeError, match="does not exist or is empty"):
+        workflow.train(tiny(), run.path)
+    monkeypatch.chdir(tmp_path)
+    paths = [workflow.train(tiny("training.epochs=1")).path for _ in range(2)]
+    assert paths == [Path("runs/tiny"), Path("runs/tiny-2")]
+
+
+def test_exporting_before_collapsing_says_what_to_do(tmp_path: Path) -> None:
+    run = workflow.train(tiny("training.epochs=1"), tmp_path / "run")
+    with pytest.raises(DataError, match="edgemtl collapse"):
+        workflow.export(run)
+
+
+def test_a_bundle_away_from_its_run_cannot_be_evaluated(run: Run, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    (run.path / "bundles" / "onnx-fp32").rename(bundle)
+    try:
+        with pytest.raises(DataError, match="inside its run"):
+            workflow.evaluate(bundle)
+    finally:
+        bundle.rename(run.path / "bundles" / "onnx-fp32")
+
+
+def test_pretrained_weights_are_where_training_starts(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from edgemtl.run import build_model
+
+    stages = tiny().backbone.stages()
+    values = {
+        f"{s.name}.{k}": torch.full_like(v, 0.5) for s in stages for k, v in s.module.state_dict().items()
+    }
+    save_file(values, tmp_path / "weights.safetensors")
+    recipe = tiny(f"backbone.weights={tmp_path / 'weights.safetensors'}", "kernel=plain")
+    model = build_model(recipe, pretrained=True)
+    weight = model.segment("trunk")["encoder1"].get_parameter("convs.0.conv.weight")
+    assert (weight == 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("tasks.segmentation.classes=7", "classes"),
+        ("tasks.depth.label=disparity", "disparity"),
+        ("tasks.depth.label=normals", "normals"),
+        ("data.train=2", "at least one batch"),
+        ("data.augment.crop=[64, 64]", "crop"),
+        ("data={type: nyuv2, root: /nowhere}", "/nowhere"),
+    ],
+)
+def test_data_that_do_not_fit_the_recipe_are_refused_before_a_run_exists(
+    override: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=message):
+        workflow.train(tiny(override), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_check_data_tells_of_every_split() -> None:
+    found = list(workflow.check_data(tiny(), limit=2))
+    assert [check.images for check in found] == [2, 2]
+    assert set(found[0].labels) == {"segmentation", "depth", "normals"}
