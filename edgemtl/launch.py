@@ -1,5 +1,4 @@
-"""Starts training: opens data, lays out the run, and hands the trainer its parts, in one process or several.
-"""
+"""Starts training in one process or several: opens data, lays out the run, hands the trainer its parts."""
 
 from __future__ import annotations
 

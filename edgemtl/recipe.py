@@ -4,6 +4,7 @@ is built or written."""
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -55,7 +56,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     short for ``depth: {type: depth}``, and any spec may be just its type, as in ``kernel: factorized``.
     """
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]+$")]
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
     data: DataSpec
     backbone: BackboneSpec
     tasks: Annotated[dict[str, TaskSpec], msgspec.Meta(min_length=1)]
@@ -91,13 +92,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             found=str(error),
             fix="`edgemtl recipes ls` lists those that ship.",
         ) from error
-    try:
-        tree = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise RecipeError(
-            path, expected="YAML", found=" ".join(str(error).split()), fix="Mend the file."
-        ) from error
-    return parse(tree, overrides)
+    return parse(_read(text, str(path), fix="Mend the file."), overrides)
 
 
 def parse(tree: object, overrides: Sequence[str] = ()) -> Recipe:
@@ -110,9 +105,17 @@ def parse(tree: object, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(
             "$", expected="a recipe (keys and values)", found=type(tree).__name__, fix="Mend the file."
         )
+    full = _written_out(tree)
     for override in overrides:
-        _override(tree, override)
-    return _convert(_written_out(tree))
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise RecipeError(
+                "override", expected="key=value", found=f"`{override}`", fix="For example training.epochs=3."
+            )
+        where = f"override {key}"
+        found = _read(value, where, fix="Quote it for the shell and YAML.")
+        full = _written_out(_replaced(full, key.split("."), found, where))
+    return _convert(full)
 
 
 def dump(recipe: Recipe) -> str:
@@ -120,35 +123,24 @@ def dump(recipe: Recipe) -> str:
     return yaml.safe_dump(msgspec.to_builtins(recipe), sort_keys=False)
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise RecipeError(
-            "override", expected="key=value", found=f"`{override}`", fix="For example training.epochs=3."
-        )
-    *parents, last = key.split(".")
-    for parent in parents:
-        below = tree.get(parent)
-        if isinstance(below, str):
-            below = {"type": below}  # `kernel: factorized` and kernel.combine=mean
-        tree[parent] = below = {} if below is None else below
-        if not isinstance(below, dict):
-            raise RecipeError(
-                f"override {key}",
-                expected=f"`{parent}` to have keys",
-                found=repr(below),
-                fix="Check the path.",
-            )
-        tree = below
+def _read(text: str, where: str, fix: str) -> object:
     try:
-        tree[last] = yaml.load(value, _Loader)
-    except yaml.YAMLError as error:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-45
+        raise RecipeError(where, expected="YAML", found=" ".join(str(error).split()), fix=fix) from error
+
+
+def _replaced(tree: Mapping[str, Any], keys: Sequence[str], value: object, where: str) -> dict[str, Any]:
+    """A copy of ``tree`` with the value at a path of keys replaced."""
+    first, *rest = keys
+    if not rest:
+        return {**tree, first: value}
+    below = tree.get(first)
+    if not isinstance(below, dict | None):
         raise RecipeError(
-            f"override {key}",
-            expected="a YAML value",
-            found=f"`{value}`",
-            fix="Quote it for the shell and YAML.",
-        ) from error
+            where, expected=f"`{first}` to have keys", found=reprlib.repr(below), fix="Check the path."
+        )
+    return {**tree, first: _replaced(below or {}, rest, value, where)}
 
 
 def _written_out(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,32 +176,28 @@ def _spec(value: object, owner: type[msgspec.Struct], part: str) -> object:
     return value
 
 
-def _convert(tree: object) -> Recipe:
+def _convert(tree: dict[str, Any]) -> Recipe:
     _check_names(tree, inspect.type_info(Recipe), "$")
-    try:
-        return msgspec.convert(tree, Recipe)
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at ")
-        expected, _, found = message.removeprefix("Expected ").partition(", got ")
-        raise RecipeError(
-            path.strip("`") or "$", expected=expected, found=found or "another value", fix="Mend this value."
-        ) from error
+    return msgspec.convert(tree, Recipe)
 
 
 def _check_names(value: object, kind: inspect.Type, path: str) -> None:
     """Find a wrong key, type or choice before msgspec does, because here all valid names are at hand."""
     options = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
     structs = [option for option in options if isinstance(option, inspect.StructType)]
-    choices = [str(v) for option in options if isinstance(option, inspect.LiteralType) for v in option.values]
+    choices = [v for option in options if isinstance(option, inspect.LiteralType) for v in option.values]
     if isinstance(value, dict) and structs:
         _check_struct(value, structs, path)
     elif isinstance(value, dict):
         for option in options:
             if isinstance(option, inspect.DictType):
                 for key, below in value.items():
+                    if not isinstance(key, str):
+                        raise RecipeError(path, expected="names as keys", found=f"`{key}`", fix="Quote it.")
                     _check_names(below, option.value_type, f"{path}.{key}")
-    elif isinstance(value, str) and choices and value not in choices:
-        raise RecipeError(path, expected="a known choice", found=f"`{value}`", fix=nearest(value, choices))
+    elif type(value) in map(type, choices) and value not in choices:
+        fix = nearest(str(value), map(str, choices))
+        raise RecipeError(path, expected="a known choice", found=f"`{value}`", fix=fix)
 
 
 def _check_struct(value: dict[str, Any], structs: list[inspect.StructType], path: str) -> None:
@@ -232,3 +220,18 @@ def _check_struct(value: dict[str, Any], structs: list[inspect.StructType], path
     for name, field in fields.items():
         if field.required and name not in value:
             raise RecipeError(path, expected=f"the key `{name}`", found="none", fix="Add it to the recipe.")
+    try:
+        msgspec.convert(value, chosen.cls)
+    except msgspec.ValidationError as error:
+        raise _wrong_value(value, path, str(error)) from error
+
+
+def _wrong_value(value: Any, path: str, error: str) -> RecipeError:
+    """What msgspec says of a part of the recipe, with the path from the top and the value itself."""
+    message, _, below = error.partition(" - at ")
+    below = below.strip("`").removeprefix("$")
+    # The key of a mapping is written as [...]: show all of the mapping.
+    for key, index in re.findall(r"\.(\w+)|\[(\d+)\]", below.partition("[...]")[0]):
+        value = value[key] if key else value[int(index)]
+    expected, _, _ = message.removeprefix("Expected ").partition(", got ")
+    return RecipeError(path + below, expected=expected, found=reprlib.repr(value), fix="Mend this value.")

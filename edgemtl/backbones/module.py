@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from edgemtl.backbones.base import IMAGE, Backbone, Stage
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import RecipeError, nearest
 
 _PROBE_SIZE = 64
 
@@ -28,22 +29,13 @@ class Module(Backbone, frozen=True, kw_only=True, tag="module"):
         """Call the factory.
 
         Raises:
-            RecipeError: the factory cannot be imported or gives something else.
+            RecipeError: the factory cannot be imported, does not take the options or gives something else.
         """
-        path, _, name = self.factory.partition(":")
-        try:
-            factory = getattr(importlib.import_module(path), name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise RecipeError(
-                "$.backbone.factory",
-                expected="package.file:function that can be imported",
-                found=f"`{self.factory}` ({error})",
-                fix="Check the spelling and PYTHONPATH.",
-            ) from error
-        result = factory(**self.options)
+        result = self._factory()(**self.options)
         if isinstance(result, nn.Sequential):
             return chain(**dict(result.named_children()))
         if isinstance(result, Sequence) and all(isinstance(stage, Stage) for stage in result):
+            _check(result)
             return tuple(result)
         raise RecipeError(
             "$.backbone.factory",
@@ -51,6 +43,28 @@ class Module(Backbone, frozen=True, kw_only=True, tag="module"):
             found=type(result).__name__,
             fix="See edgemtl.backbones.chain and edgemtl.backbones.Stage.",
         )
+
+    def _factory(self) -> Callable[..., object]:
+        path, _, name = self.factory.partition(":")
+        try:
+            factory: Callable[..., object] = getattr(importlib.import_module(path), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise RecipeError(
+                "$.backbone.factory",
+                expected="package.file:function that can be imported",
+                found=f"`{self.factory}` ({error})",
+                fix="Check the spelling and PYTHONPATH.",
+            ) from error
+        try:
+            inspect.signature(factory).bind(**self.options)
+        except TypeError as error:
+            raise RecipeError(
+                "$.backbone.options",
+                expected=f"arguments of {self.factory}",
+                found=f"{self.options} ({error})",
+                fix="Compare them with the function's.",
+            ) from error
+        return factory
 
 
 def chain(**modules: nn.Module) -> tuple[Stage, ...]:
@@ -79,4 +93,30 @@ def chain(**modules: nn.Module) -> tuple[Stage, ...]:
             )
         reads = (stages[-1].name if stages else IMAGE,)
         stages.append(Stage(name, module, reads, feature.shape[1], _PROBE_SIZE // feature.shape[2]))
+    _check(stages)
     return tuple(stages)
+
+
+def _check(stages: Sequence[Stage]) -> None:
+    """Stages written by hand may read what nobody wrote, or write what is there already."""
+    known = {IMAGE}
+    for stage in stages:
+        for name in stage.reads:
+            if name not in known:
+                raise RecipeError(
+                    f"backbone stage {stage.name}",
+                    expected="to read the image or what a stage before it writes",
+                    found=f"`{name}`",
+                    fix=nearest(name, known),
+                )
+        for name in stage.writes:
+            if name in known:
+                raise RecipeError(
+                    f"backbone stage {stage.name}",
+                    expected="names that no feature has yet",
+                    found=f"`{name}`",
+                    fix="Rename the stage.",
+                )
+            known.add(name)
+    if not stages:
+        raise RecipeError("backbone", expected="at least one stage", found="none", fix="Give it a module.")

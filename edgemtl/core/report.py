@@ -206,8 +206,7 @@ def delta_m(
 
 
 class Progress(NamedTuple):
-    """What training tells whoever watches: after each step, and with ``scores`` once an epoch was evaluated.
-    """
+    """What training tells whoever watches: after each step, with ``scores`` once an epoch was evaluated."""
 
     step: int
     steps: int

@@ -14,12 +14,11 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from edgemtl.core.errors import DataError
-from edgemtl.data.sample import LabelInfo, Sample
+from edgemtl.data.sample import LabelInfo, Sample, nearest_pixels
 
 Positive = msgspec.Meta(gt=0)
 
@@ -90,8 +89,8 @@ class _View(NamedTuple):
 
     def label(self, label: Tensor, info: LabelInfo) -> Tensor:
         """[..., H, W] -> [..., *size]: the nearest pixels, with values as this view sees them."""
-        rows = self.top + _nearest(self.window[0], self.size[0])
-        columns = self.left + _nearest(self.window[1], self.size[1])
+        rows = self.top + nearest_pixels(self.window[0], self.size[0])
+        columns = self.left + nearest_pixels(self.window[1], self.size[1])
         seen = label.index_select(-2, rows).index_select(-1, columns.flip(0) if self.mirrored else columns)
         if info.kind == "depth":
             return seen / self._scale
@@ -103,8 +102,3 @@ class _View(NamedTuple):
     def _scale(self) -> float:
         """How much larger things look. Rounding the window's sides makes it differ a little between them."""
         return math.sqrt(self.size[0] * self.size[1] / (self.window[0] * self.window[1]))
-
-
-def _nearest(window: int, size: int) -> Tensor:
-    """For each of ``size`` pixels, the one of ``window`` under its center."""
-    return ((torch.arange(size) + 0.5) * (window / size)).long()

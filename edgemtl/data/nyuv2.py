@@ -39,16 +39,19 @@ FOLDERS = ("image", "label", "depth", "normal")
 FAR_M = 100  # no room is so deep: catches millimeters
 CACHE_LIMIT_MIB = 1024
 Numbers = NDArray[Any]
+Side = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class NYUv2(Data, frozen=True, kw_only=True, tag="nyuv2"):
     """795 images to train on and 654 for validation, of rooms, with 13 classes, depth and normals.
 
-    ``holdout`` takes so many images, spread evenly, out of the training set and makes a split of its own from
-    them. ``cache`` keeps a split in memory if it takes less than 1 GiB there.
+    ``size`` (height, width) resizes them as they are read. ``holdout`` takes so many images, spread evenly,
+    out of the training set and makes a split of its own from them. ``cache`` keeps a split in memory if it takes
+    less than 1 GiB there.
     """
 
     root: str
+    size: tuple[Side, Side] | None = None
     holdout: Annotated[int, msgspec.Meta(ge=0)] = 0
     cache: bool = True
 
@@ -67,7 +70,7 @@ class NYUv2(Data, frozen=True, kw_only=True, tag="nyuv2"):
         names = _names(folder)
         if split != "val" and self.holdout:
             names = self._divide(folder, names)[split]
-        return NYUv2Split(folder, names, self.cache)
+        return NYUv2Split(folder, names, self.size, self.cache)
 
     def _divide(self, folder: Path, names: list[str]) -> dict[str, list[str]]:
         if self.holdout >= len(names):
@@ -84,9 +87,10 @@ class NYUv2(Data, frozen=True, kw_only=True, tag="nyuv2"):
 class NYUv2Split(Dataset):
     """The images of a folder by name."""
 
-    def __init__(self, folder: Path, names: list[str], cache: bool) -> None:
+    def __init__(self, folder: Path, names: list[str], size: tuple[int, int] | None, cache: bool) -> None:
         self._folder, self._names = folder, names
-        self.size = _size(folder / "image" / f"{names[0]}.npy")
+        self._stored_size = _size(folder / "image" / f"{names[0]}.npy")
+        self.size = size or self._stored_size
         self.labels = {
             "segmentation": LabelInfo("classes", CLASSES),
             "depth": LabelInfo("depth"),
@@ -107,8 +111,8 @@ class NYUv2Split(Dataset):
 
     def _read(self, name: str) -> Sample:
         image, label, depth, normal = (self._folder / kind / f"{name}.npy" for kind in FOLDERS)
-        height, width = self.size
-        return Sample(
+        height, width = self._stored_size
+        sample = Sample(
             f"{self._folder.name}/{name}",
             _planes(_checked(image, (height, width, 3), 0, 1)),
             {
@@ -117,6 +121,7 @@ class NYUv2Split(Dataset):
                 "normals": _unit(_planes(_checked(normal, (height, width, 3), -1.01, 1.01))),
             },
         )
+        return sample if self.size == self._stored_size else sample.resized(self.size)
 
 
 def _names(folder: Path) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 class LabelInfo(msgspec.Struct, frozen=True):
@@ -39,6 +40,18 @@ class Sample:
     id: str
     image: Tensor
     labels: dict[str, Tensor]
+
+    def resized(self, size: tuple[int, int]) -> Sample:
+        """At (height, width): the image averaged over areas, labels from the nearest pixels."""
+        rows, columns = (
+            nearest_pixels(old, new) for old, new in zip(self.image.shape[-2:], size, strict=True)
+        )
+        (image,) = F.interpolate(self.image[None], size, mode="area")
+        labels = {
+            name: label.index_select(-2, rows).index_select(-1, columns)
+            for name, label in self.labels.items()
+        }
+        return Sample(self.id, image, labels)
 
 
 @dataclass(frozen=True)
@@ -82,3 +95,8 @@ class Batch:
             self.image.pin_memory(),
             {name: label.pin_memory() for name, label in self.labels.items()},
         )
+
+
+def nearest_pixels(old: int, new: int) -> Tensor:
+    """For each of ``new`` pixels along an axis, the one of ``old`` under its center."""
+    return ((torch.arange(new) + 0.5) * (old / new)).long()

@@ -198,8 +198,7 @@ def _reads(model: MultitaskModel, segment: Segment) -> list[str]:
 
 
 def _tensor(model: MultitaskModel, segment: Segment, feature: str) -> str:
-    """The name that a feature read by a segment has in the bundle: the image, or that of its nearest writer.
-    """
+    """The name in the bundle of a feature that a segment reads: the image, or that of its nearest writer."""
     above = model.plan.path(segment)[:-1]
     return next((f"{s.name}.{feature}" for s in reversed(above) if feature in _writes(model, s)), feature)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -23,18 +26,18 @@ def bench_table(report: BenchReport) -> Table:
     is about."""
     settings = report.settings
     title = f"{report.bundle}: batch {settings['batch']}, threads {settings['threads']}"
-    table = _table(title, "", "p50 ms", "p99 ms", "mem MiB", "file MiB", "MMAC")
+    table = new_table(title, "", "p50 ms", "p99 ms", "mem MiB", "file MiB", "MMAC")
     for name, measure in report.layouts.items():
-        table.add_row(f"{name} *" if name == settings["layout"] else name, *_measure_cells(measure))
+        table.add_row(Name(f"{name} *" if name == settings["layout"] else name), *_measure_cells(measure))
     for heading, measures in ("segment", report.segments), ("subset", report.subsets):
         if measures:
             table.add_section()
             table.add_row(Text(heading, style="bold"))
         for name, measure in measures.items():
-            table.add_row(name, *_measure_cells(measure))
+            table.add_row(Name(name), *_measure_cells(measure))
     table.caption = Text(
-        f"{_number(report.throughput_images_per_s)} images/s, load {_number(report.load_ms)} ms, "
-        f"first inference {_number(report.first_inference_ms)} ms"
+        f"{number(report.throughput_images_per_s)} images/s, load {number(report.load_ms)} ms, "
+        f"first inference {number(report.first_inference_ms)} ms"
     )
     return table
 
@@ -42,12 +45,12 @@ def bench_table(report: BenchReport) -> Table:
 def verify_table(report: VerifyReport) -> Table:
     """Each layout and task: the error against the golden outputs and where it is worst."""
     title = f"{report.bundle} on {report.runtime}: atol {report.atol:g}, rtol {report.rtol:g}"
-    table = _table(title, "", "max abs", "max rel", "worst at", "")
+    table = new_table(title, "", "max abs", "max rel", "worst at", "")
     for layout, tasks in report.layouts.items():
         for task, deviation in tasks.items():
             row, column = deviation.pixel
             table.add_row(
-                f"{layout} {task}",
+                Name(f"{layout} {task}"),
                 f"{deviation.max_abs:.1e}",
                 f"{deviation.max_rel:.1e}",
                 f"#{deviation.sample} {row},{column}",
@@ -59,19 +62,19 @@ def verify_table(report: VerifyReport) -> Table:
 
 def eval_table(report: EvalReport) -> Table:
     """Every metric of every task, and Delta_m where a baseline was named."""
-    table = _table(
+    table = new_table(
         f"{report.subject} ({report.network}) on {report.data} {report.split}", "", "value", "unit", ""
     )
     for task, infos in report.metrics.items():
         for info in infos:
             arrow = "higher" if info.higher_is_better else "lower"
-            value = _number(report.tasks.get(task, {}).get(info.name))
-            table.add_row(f"{task} {info.name}", value, "" if info.unit == "1" else info.unit, arrow)
+            value = number(report.tasks.get(task, {}).get(info.name))
+            table.add_row(Name(f"{task} {info.name}"), value, "" if info.unit == "1" else info.unit, arrow)
     if report.delta_m is not None:
         table.add_section()
         table.add_row("Delta_m", f"{report.delta_m:+.2f}", "%", "higher")
         for task, gain in report.delta_m_tasks.items():
-            table.add_row(f"Delta_m {task}", f"{gain:+.2f}", "%", "higher")
+            table.add_row(Name(f"Delta_m {task}"), f"{gain:+.2f}", "%", "higher")
     baseline = f", baseline {report.baseline}" if report.baseline else ""
     table.caption = Text(f"{report.images} images{baseline}")
     return table
@@ -79,22 +82,22 @@ def eval_table(report: EvalReport) -> Table:
 
 def gates_table(verdicts: Sequence[Verdict]) -> Table:
     """Every gate with what was found, what was allowed, and the outcome."""
-    table = _table("gates", "", "found", "limit", "")
+    table = new_table("gates", "", "found", "limit", "")
     for verdict in verdicts:
         sign = ">=" if verdict.bound == "at least" else "<="
-        limit = f"{sign} {_number(verdict.limit)}"
-        table.add_row(verdict.gate, _number(verdict.value), limit, _outcome(verdict.passed))
+        limit = f"{sign} {number(verdict.limit)}"
+        table.add_row(Name(verdict.gate), number(verdict.value), limit, _outcome(verdict.passed))
     return table
 
 
 def comparison_table(comparison: Comparison) -> Table:
     """Reports in columns A, B, ...; after the first, with the change against it in percent."""
     letters = [chr(ord("A") + column) for column in range(len(comparison.names))]
-    table = _table(f"{comparison.kind} reports", "", *letters, "better")
+    table = new_table(f"{comparison.kind} reports", "", *letters, "better")
     for row in comparison.rows:
         first, *others = row.values
         changed = (_changed(value, first, row.higher_is_better) for value in others)
-        table.add_row(row.path, _number(first), *changed, "higher" if row.higher_is_better else "lower")
+        table.add_row(Name(row.path), number(first), *changed, "higher" if row.higher_is_better else "lower")
     legend = [f"{letter}: {name}" for letter, name in zip(letters, comparison.names, strict=True)]
     if comparison.differences:
         legend.append(f"unlike in {', '.join(comparison.differences)}")
@@ -102,16 +105,44 @@ def comparison_table(comparison: Comparison) -> Table:
     return table
 
 
-def _table(title: str, *headers: str) -> Table:
-    """The first column may wrap on a narrow terminal, numbers never do."""
+class Name:
+    """A name in the first column: where that is narrow, it breaks behind a separator, never inside a word."""
+
+    def __init__(self, name: str) -> None:
+        self.words = re.findall(r"[^ _.+]*[ _.+]+|[^ _.+]+", name)
+
+    def __str__(self) -> str:
+        return "".join(self.words)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(max(map(len, self.words)), len(str(self)))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = [""]
+        for word in self.words:
+            if lines[-1] and len(lines[-1]) + len(word.rstrip()) > options.max_width:
+                lines.append("")
+            lines[-1] += word
+        yield Text("\n".join(lines))
+
+
+def new_table(title: str, *headers: str) -> Table:
+    """A table of names and numbers. On a narrow terminal a ``Name`` takes several lines, numbers never do."""
     # Text, because a path in brackets would be taken for markup.
     table = Table(title=Text(title), title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     table.padding = (0, 1, 0, 0)
     first, *others = headers
-    table.add_column(first, overflow="fold")
+    table.add_column(first)
     for header in others:
         table.add_column(header, justify="right", no_wrap=True)
     return table
+
+
+def number(value: float | None) -> str:
+    """Three digits, whole numbers from 100 on, and a dash for what was not measured."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
 
 
 def _measure_cells(measure: Measure) -> tuple[str, ...]:
@@ -123,22 +154,15 @@ def _measure_cells(measure: Measure) -> tuple[str, ...]:
         measure.size_mib,
         measure.macs / 1e6,
     )
-    return tuple(map(_number, figures))
-
-
-def _number(value: float | None) -> str:
-    """Three digits, whole numbers from 100 on, and a dash for what was not measured."""
-    if value is None:
-        return "-"
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+    return tuple(map(number, figures))
 
 
 def _changed(value: float | None, first: float | None, higher_is_better: bool) -> Text:
     if value is None or not first:
-        return Text(_number(value))
+        return Text(number(value))
     percent = 100 * (value - first) / abs(first)
     worse = percent < 0 if higher_is_better else percent > 0
-    return Text.assemble(_number(value), " ", (f"{percent:+.1f}%", "red" if worse else "green"))
+    return Text.assemble(number(value), " ", (f"{percent:+.1f}%", "red" if worse else "green"))
 
 
 def _outcome(passed: bool) -> Text:

@@ -7,9 +7,17 @@ from functools import singledispatch
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from edgemtl.core.inspection import Certificate, DataCheck, Inspection
+from edgemtl.core.inspection import Certificate, DataCheck, Inspection, Part
 from edgemtl.core.report import BenchReport, Comparison, EvalReport, VerifyReport
-from edgemtl.report.tables import _number, _table, bench_table, comparison_table, eval_table, verify_table
+from edgemtl.report.tables import (
+    Name,
+    bench_table,
+    comparison_table,
+    eval_table,
+    new_table,
+    number,
+    verify_table,
+)
 
 
 @singledispatch
@@ -27,20 +35,20 @@ view.register(Comparison, comparison_table)
 @view.register
 def certificate_view(certificate: Certificate) -> RenderableType:
     """Errors per task and precision, what collapsing saved, and metrics before and after."""
-    table = _table("collapsed", "", "fp32 rel", "fp64 rel")
+    table = new_table("collapsed", "", "fp32 rel", "fp64 rel")
     for task, agreement in certificate.fp32.items():
-        table.add_row(task, f"{agreement.relative:.1e}", f"{certificate.fp64[task].relative:.1e}")
+        table.add_row(Name(task), f"{agreement.relative:.1e}", f"{certificate.fp64[task].relative:.1e}")
     (trained, plain), (before, after) = certificate.parameters, certificate.macs
-    table.caption = Text(
-        f"parameters {trained:,} -> {plain:,}; "
-        f"MACs with composing {before / 1e6:,.1f} M -> {after / 1e6:,.1f} M"
-    )
-    views: list[RenderableType] = [table]
+    views: list[RenderableType] = [
+        table,
+        Text(f"parameters {trained:,} -> {plain:,}"),
+        Text(f"MMAC {before / 1e6:,.1f} with composing -> {after / 1e6:,.1f}"),
+    ]
     if certificate.scores:
-        scores = _table(f"on {certificate.split}", "", "trained", "collapsed")
+        scores = new_table(f"on {certificate.split}", "", "trained", "collapsed")
         for task, metrics in certificate.scores.items():
             for name, (first, second) in metrics.items():
-                scores.add_row(f"{task} {name}", _number(first), _number(second))
+                scores.add_row(Name(f"{task} {name}"), number(first), number(second))
         views.append(scores)
     views += (Text(f"{kept.layer} stays: {kept.reason}") for kept in certificate.unfolded)
     return Group(*views)
@@ -48,36 +56,23 @@ def certificate_view(certificate: Certificate) -> RenderableType:
 
 @view.register
 def inspection_view(inspection: Inspection) -> RenderableType:
-    """The parts of a network with what each costs."""
+    """The parts of a network under the names of their segments, with what each costs."""
     height, width = inspection.size
-    table = _table(
-        f"{inspection.subject} at {height}x{width}", "", "tasks", "output", "trained", "deployed", "MMAC"
-    )
-    segment = ""
+    title = f"{inspection.subject} at {height}x{width}"
+    table = new_table(title, "", "output", "trained", "deployed", "MMAC")
+    segments: dict[str, list[Part]] = {}
     for part in inspection.parts:
-        if part.segment != segment:
-            table.add_section()
-            segment = part.segment
-        shape = "x".join(map(str, part.shape))
-        table.add_row(
-            part.name,
-            " ".join(part.tasks),
-            shape,
-            f"{part.trained:,}",
-            f"{part.parameters:,}",
-            f"{part.macs / 1e6:,.1f}",
-        )
+        segments.setdefault(part.segment, []).append(part)
+    for segment, parts in segments.items():
+        table.add_section()
+        if len(segments) < len(inspection.parts):  # in a bundle every part is a segment
+            table.add_row(Text(segment, style="bold"))
+        for part in parts:
+            shape = "x".join(map(str, part.shape))
+            table.add_row(Name(part.name), shape, *_cost_cells(part))
     table.add_section()
-    table.add_row(
-        "total",
-        "",
-        "",
-        f"{inspection.trained:,}",
-        f"{inspection.parameters:,}",
-        f"{inspection.macs / 1e6:,.1f}",
-    )
-    mib = inspection.parameters * 4 / 2**20
-    table.caption = Text(f"weights {mib:.2f} MiB in fp32")
+    table.add_row("total", "", *_cost_cells(inspection))
+    table.caption = Text(f"weights {inspection.parameters * 4 / 2**20:.2f} MiB in fp32")
     reasons: dict[str, list[str]] = {}
     for kept in inspection.plain:
         reasons.setdefault(kept.reason, []).append(kept.layer)
@@ -85,14 +80,18 @@ def inspection_view(inspection: Inspection) -> RenderableType:
     return Group(table, *plain)
 
 
+def _cost_cells(costs: Part | Inspection) -> tuple[str, str, str]:
+    return f"{costs.trained:,}", f"{costs.parameters:,}", number(costs.macs / 1e6)
+
+
 @view.register
 def data_view(check: DataCheck) -> RenderableType:
-    """Labels of a split with their spread."""
+    """Labels of a split: the share of valid pixels, the share of each class, the range of depths."""
     height, width = check.size
-    table = _table(f"{check.split}: {check.images} images {height}x{width}", "", "valid", "spread")
+    table = new_table(f"{check.split}: {check.images} images {height}x{width}", "", "valid", "spread")
     for name, label in check.labels.items():
-        spread = "  ".join(f"{key} {share:.1%}" for key, share in label.classes.items())
-        if label.depth_m is not None:
-            spread = f"{label.depth_m[0]:.2f}..{label.depth_m[1]:.2f} m"
-        table.add_row(name, f"{label.valid:.1%}", spread)
+        depths = "" if label.depth_m is None else f"{label.depth_m[0]:.2f}..{label.depth_m[1]:.2f} m"
+        table.add_row(Name(name), f"{label.valid:.1%}", depths)
+        for class_name, share in label.classes.items():
+            table.add_row(Name(f"  {class_name}"), "", f"{share:.1%}")
     return table

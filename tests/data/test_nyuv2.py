@@ -171,3 +171,14 @@ def test_the_real_set(nyuv2_root: Path) -> None:
         floor = normals.movedim(1, -1)[classes == CLASSES.index("floor")]
         assert floor[:, 1].mean() < -0.7  # y points down, so floors face the other way: the frame is right
         assert (normals[:, 2] < 0).float().mean() > 0.9  # what is seen faces the camera
+
+
+def test_a_size_resizes_what_is_read(nyuv2_root: Path) -> None:
+    stored = NYUv2(root=str(nyuv2_root)).dataset("train")[0]
+    halved = NYUv2(root=str(nyuv2_root), size=(36, 48)).dataset("train")
+    assert halved.size == (36, 48)
+    sample = halved[0]
+    areas = stored.image.reshape(3, 36, 2, 48, 2).mean((2, 4))
+    torch.testing.assert_close(sample.image, areas)
+    for name, label in sample.labels.items():
+        assert torch.equal(label, stored.labels[name][..., 1::2, 1::2]), name
