@@ -46,8 +46,8 @@ class NYUv2(Data, frozen=True, kw_only=True, tag="nyuv2"):
     """795 images to train on and 654 for validation, of rooms, with 13 classes, depth and normals.
 
     ``size`` (height, width) resizes them as they are read. ``holdout`` takes so many images, spread evenly,
-    out of the training set and makes a split of its own from them. ``cache`` keeps a split in memory if it takes
-    less than 1 GiB there.
+    out of the training set and makes a split of its own from them. ``cache`` keeps a split in memory if it
+    takes less than 1 GiB there.
     """
 
     root: str

@@ -43,14 +43,10 @@ class Sample:
 
     def resized(self, size: tuple[int, int]) -> Sample:
         """At (height, width): the image averaged over areas, labels from the nearest pixels."""
-        rows, columns = (
-            nearest_pixels(old, new) for old, new in zip(self.image.shape[-2:], size, strict=True)
-        )
+        height, width = self.image.shape[-2:]
+        rows, columns = nearest_pixels(height, size[0]), nearest_pixels(width, size[1])
         (image,) = F.interpolate(self.image[None], size, mode="area")
-        labels = {
-            name: label.index_select(-2, rows).index_select(-1, columns)
-            for name, label in self.labels.items()
-        }
+        labels = {name: label[..., rows, :][..., columns] for name, label in self.labels.items()}
         return Sample(self.id, image, labels)
 
 

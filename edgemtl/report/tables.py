@@ -32,7 +32,7 @@ def bench_table(report: BenchReport) -> Table:
     for heading, measures in ("segment", report.segments), ("subset", report.subsets):
         if measures:
             table.add_section()
-            table.add_row(Text(heading, style="bold"))
+            table.add_row(Name(heading, "bold"))
         for name, measure in measures.items():
             table.add_row(Name(name), *_measure_cells(measure))
     table.caption = Text(
@@ -108,7 +108,8 @@ def comparison_table(comparison: Comparison) -> Table:
 class Name:
     """A name in the first column: where that is narrow, it breaks behind a separator, never inside a word."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, style: str = "") -> None:
+        self.style = style
         self.words = re.findall(r"[^ _.+]*[ _.+]+|[^ _.+]+", name)
 
     def __str__(self) -> str:
@@ -123,14 +124,14 @@ class Name:
             if lines[-1] and len(lines[-1]) + len(word.rstrip()) > options.max_width:
                 lines.append("")
             lines[-1] += word
-        yield Text("\n".join(lines))
+        yield Text("\n".join(lines), self.style, overflow="fold")
 
 
 def new_table(title: str, *headers: str) -> Table:
     """A table of names and numbers. On a narrow terminal a ``Name`` takes several lines, numbers never do."""
     # Text, because a path in brackets would be taken for markup.
-    table = Table(title=Text(title), title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
-    table.padding = (0, 1, 0, 0)
+    table = Table(title=Text(title), title_justify="left", caption_justify="left")
+    table.box, table.show_edge, table.padding = box.SIMPLE_HEAD, False, (0, 1, 0, 0)
     first, *others = headers
     table.add_column(first)
     for header in others:

@@ -66,7 +66,7 @@ def inspection_view(inspection: Inspection) -> RenderableType:
     for segment, parts in segments.items():
         table.add_section()
         if len(segments) < len(inspection.parts):  # in a bundle every part is a segment
-            table.add_row(Text(segment, style="bold"))
+            table.add_row(Name(segment, "bold"))
         for part in parts:
             shape = "x".join(map(str, part.shape))
             table.add_row(Name(part.name), shape, *_cost_cells(part))
