@@ -3,6 +3,7 @@ and the verbs of the edge never load it."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -89,7 +90,8 @@ def train(
             _print(workflow.inspect(recipe, changes), as_json=False)
             return
         run = workflow.train(loaded, out, watch=training_console)
-    typer.echo(str(run.path))
+    if os.environ.get("RANK", "0") == "0":  # torchrun starts this command once for each process
+        typer.echo(str(run.path))
 
 
 @app.command()

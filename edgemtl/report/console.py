@@ -15,7 +15,8 @@ from edgemtl.core.report import Observer, Progress, Scores
 
 @contextmanager
 def training_console() -> Iterator[Observer]:
-    """An observer that draws on stderr: a live picture on a terminal, else a line an epoch."""
+    """An observer that draws on stderr: a live picture on a terminal, else a line for each
+    epoch that was evaluated."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _Lines(console)
@@ -55,6 +56,8 @@ class _Picture:
 
 def _draw(progress: Progress, losses: Mapping[str, float], scores: Scores) -> RenderableType:
     head = Table.grid(padding=(0, 2))
+    for is_bar in (False, True, False, False, False):
+        head.add_column(no_wrap=not is_bar)  # where it is narrow, the bar gives way
     head.add_row(
         f"epoch {progress.epoch}/{progress.epochs}",
         ProgressBar(total=progress.steps, completed=progress.step, width=30),

@@ -30,22 +30,21 @@ def plot_curves(records: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     evaluated = [record for record in records if "validation" in record]
-    tasks = list(records[-1]["losses"])
-    columns = (
-        1 + max((len(evaluated[-1]["validation"][task]) for task in tasks), default=0) if evaluated else 1
-    )
-    figure = Figure(figsize=(2.6 * columns, 2.1 * len(tasks)), layout="constrained")
+    epochs = [record["epoch"] for record in evaluated]
+    scores = evaluated[-1]["validation"] if evaluated else {}
+    metrics = {task: list(scores.get(task, ())) for task in records[-1]["losses"]}
+    columns = 1 + max(map(len, metrics.values()))
+    figure = Figure(figsize=(2.6 * columns, 2.1 * len(metrics)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(tasks), columns, squeeze=False)
-    for row, task in zip(axes, tasks, strict=True):
-        epochs = [record["epoch"] for record in evaluated]
-        row[0].plot([r["epoch"] for r in records], [r["losses"][task] for r in records], label="train")
-        row[0].plot(epochs, [r["validation_losses"][task] for r in evaluated], label="validation")
+    axes = figure.subplots(len(metrics), columns, squeeze=False)
+    for row, (task, names) in zip(axes, metrics.items(), strict=True):
+        # The dots show an epoch that stands alone.
+        row[0].plot([r["epoch"] for r in records], [r["losses"][task] for r in records], ".-", label="train")
+        row[0].plot(epochs, [r["validation_losses"][task] for r in evaluated], ".-", label="validation")
         row[0].set_title(f"{task}: loss", fontsize=9)
         row[0].legend(fontsize=7)
-        names = list(evaluated[-1]["validation"][task]) if evaluated else []
         for axis, name in zip(row[1:], names, strict=False):
-            axis.plot(epochs, [r["validation"][task][name] for r in evaluated], color="tab:orange")
+            axis.plot(epochs, [r["validation"][task][name] for r in evaluated], ".-", color="tab:orange")
             axis.set_title(f"{task}: {name}", fontsize=9)
         for axis in row[1 + len(names) :]:
             axis.set_axis_off()

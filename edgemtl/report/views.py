@@ -64,8 +64,8 @@ def inspection_view(inspection: Inspection) -> RenderableType:
     for part in inspection.parts:
         segments.setdefault(part.segment, []).append(part)
     for segment, parts in segments.items():
-        table.add_section()
         if len(segments) < len(inspection.parts):  # in a bundle every part is a segment
+            table.add_section()
             table.add_row(Name(segment, "bold"))
         for part in parts:
             shape = "x".join(map(str, part.shape))

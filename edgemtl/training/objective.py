@@ -37,7 +37,7 @@ class Objective:
         processes: int = 1,
     ) -> None:
         self.model, self.balancer, self.scaled = model, balancer, scaled
-        self._forward, self._autocast = forward or model, autocast
+        self._forward, self._autocast = model if forward is None else forward, autocast
         self._add_up, self._processes = add_up, processes
         self.trained: list[nn.Parameter] = list(dict.fromkeys([*model.parameters(), *balancer.parameters()]))
 

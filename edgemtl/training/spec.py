@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from edgemtl.core.errors import RecipeError
 from edgemtl.training.optim import Adam, Cosine, OptimizerSpec, Positive, ScheduleSpec
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -36,3 +37,12 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     workers: Annotated[int, msgspec.Meta(ge=0)] = 1
     evaluate_every: Count = 1
     checkpoint_every_s: Positive = 60.0
+
+    def __post_init__(self) -> None:
+        if self.compile and self.update == "routed":
+            raise RecipeError(
+                "$.training.compile",
+                expected="false with update: routed",
+                found="true",
+                fix="A compiled graph hides the composed kernels that tasks are routed by: use joint.",
+            )

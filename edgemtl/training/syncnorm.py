@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn import functional as collectives
+from torch.autograd.function import FunctionCtx
 
 
 def synchronize_norms(model: nn.Module) -> None:
@@ -48,8 +49,23 @@ class _SyncNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(unbiased_variance, momentum)
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over processes. Each of them uses it, so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(_: FunctionCtx, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: FunctionCtx, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
 def _add_up(tensor: Tensor) -> Tensor:
-    """The sum over processes; its gradient is summed likewise."""
-    total = collectives.all_reduce(tensor)  # type: ignore[no-untyped-call]
+    total = _Sum.apply(tensor)  # type: ignore[no-untyped-call]  # torch does not annotate apply
     assert isinstance(total, Tensor)
     return total

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from edgemtl.core.errors import EdgemtlError, nearest
+
+
+def everything(kind: type[EdgemtlError]) -> list[type[EdgemtlError]]:
+    return [kind, *(below for child in kind.__subclasses__() for below in everything(child))]
+
+
+KINDS = everything(EdgemtlError)
+
+
+def make(kind: type[EdgemtlError]) -> EdgemtlError:
+    return kind("runs/a", expected="a run", found="nothing", fix="Train first.")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_is_one_line_that_says_all(kind: type[EdgemtlError]) -> None:
+    assert str(make(kind)) == "runs/a: expected a run, found nothing. Train first."
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_error_crosses_process_borders(kind: type[EdgemtlError]) -> None:
+    error = make(kind)
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is kind
+    assert (str(copy), copy.where, copy.exit_code) == (str(error), error.where, error.exit_code)
+
+
+def test_exit_codes_are_those_of_the_command_line() -> None:
+    assert {kind.__name__: kind.exit_code for kind in KINDS} == {
+        "EdgemtlError": 1,
+        "TrainingError": 1,
+        "RecipeError": 2,
+        "GateError": 3,
+        "BundleError": 3,
+        "SetupError": 4,
+        "DataError": 5,
+    }
+
+
+def test_the_nearest_name_is_offered() -> None:
+    assert nearest("dpeth", ["normals", "depth"]) == "Did you mean `depth`?"
+
+
+def test_without_a_near_name_all_are_listed() -> None:
+    assert nearest("x", ["normals", "depth"]) == "Known: depth, normals."
+    assert nearest("x", []) == "Known: none."
