@@ -84,9 +84,12 @@ def load_weights(
         targets[key].copy_(value)
         filled.append(key)
     if not filled:
-        first = unused[0] if unused else "nothing"
+        first = unused[0] if unused else "none"
         raise DataError(
-            path, expected="weights of this backbone", found=f"`{first}`, ...", fix=nearest(first, targets)
+            path,
+            expected="weights of this backbone",
+            found=f"{len(unused)} others, the first `{first}`",
+            fix=nearest(first, targets),
         )
     counters = [key for key in targets if key.endswith("num_batches_tracked")]
     return Loaded(tuple(filled), tuple(sorted(set(targets) - {*filled, *counters})), tuple(unused))

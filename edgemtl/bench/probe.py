@@ -17,8 +17,8 @@ import msgspec
 from edgemtl.bench.way import Way
 from edgemtl.core.bundle import read_manifest
 from edgemtl.core.errors import SetupError
+from edgemtl.runtime.opening import open_session
 from edgemtl.runtime.ort import onnxruntime
-from edgemtl.runtime.session import open_session
 
 RUNS = 5  # memory is at its peak after a few
 

@@ -15,8 +15,9 @@ from edgemtl.bench.way import all_ways
 from edgemtl.core.bundle import MANIFEST, Manifest, read_manifest, sha256
 from edgemtl.core.errors import RecipeError
 from edgemtl.core.report import BenchReport, Measure, Stats
+from edgemtl.runtime.opening import open_session
 from edgemtl.runtime.runner import choose_layout
-from edgemtl.runtime.session import available_cores, open_session
+from edgemtl.runtime.session import available_cores
 
 
 class BenchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from edgemtl.core.bundle import Manifest, ModelFile, read_manifest
 from edgemtl.core.errors import RecipeError, nearest
-from edgemtl.runtime.session import Array, Session, SessionFactory, available_cores, open_session
+from edgemtl.runtime.opening import open_session
+from edgemtl.runtime.session import Array, Session, SessionFactory, available_cores
 
 
 class Step(NamedTuple):

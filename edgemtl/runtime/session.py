@@ -1,5 +1,4 @@
-"""Session: one model file, open and ready to run. Every runtime is one subclass and one branch of
-``open_session``."""
+"""Session: one model file, open and ready to run. Every runtime is a subclass, in a file of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemtl.core.bundle import ModelFile
-from edgemtl.core.errors import SetupError
 
 Array = NDArray[Any]
 
@@ -65,22 +63,3 @@ class FakeSession(Session):
 def available_cores() -> int:
     """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def open_session(path: Path, file: ModelFile, threads: int) -> Session:
-    """Open a model file with the runtime that its suffix asks for.
-
-    Raises:
-        SetupError: no runtime reads such a file, it is not installed, or it refuses the model.
-        BundleError: the model's inputs or outputs are not those that ``file`` declares.
-    """
-    if path.suffix == ".onnx":
-        from edgemtl.runtime.ort import OrtSession
-
-        return OrtSession(path, file, threads)
-    raise SetupError(
-        path,
-        expected="a model file that ends in .onnx",
-        found=f"`{path.suffix}`",
-        fix="Install the version of edgemtl that exported this bundle.",
-    )

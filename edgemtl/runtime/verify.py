@@ -11,8 +11,9 @@ import numpy as np
 from edgemtl.core.bundle import MANIFEST, Manifest, read_manifest, sha256
 from edgemtl.core.errors import BundleError, RecipeError
 from edgemtl.core.report import Deviation, VerifyReport
+from edgemtl.runtime.opening import open_session
 from edgemtl.runtime.runner import BundleRunner
-from edgemtl.runtime.session import Array, SessionFactory, open_session
+from edgemtl.runtime.session import Array, SessionFactory
 
 
 def verify(

@@ -8,7 +8,8 @@ import pytest
 from edgemtl.bench.way import Way, all_ways
 from edgemtl.core.bundle import ModelFile, read_manifest
 from edgemtl.core.errors import RecipeError
-from edgemtl.runtime.session import FakeSession, open_session
+from edgemtl.runtime.opening import open_session
+from edgemtl.runtime.session import FakeSession
 
 TINY = Path(__file__).parents[1] / "fixtures/tiny_bundle"
 MANIFEST = read_manifest(TINY)

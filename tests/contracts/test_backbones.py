@@ -9,11 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import Tensor, nn  # noqa: E402
+from torch import Tensor, nn
 
-from edgemtl.backbones import Backbone, BackboneSpec, Module, ResNet, SegNet, Stage, Timm  # noqa: E402
-from edgemtl.backbones.base import IMAGE  # noqa: E402
-from edgemtl.core.errors import SetupError  # noqa: E402
+from edgemtl.backbones import Backbone, BackboneSpec, Module, ResNet, SegNet, Stage, Timm
+from edgemtl.backbones.base import IMAGE
+from edgemtl.core.errors import SetupError
 
 
 def network() -> nn.Sequential:
@@ -54,10 +54,13 @@ def stages(spec: Backbone) -> tuple[Stage, ...]:
     return spec.stages()
 
 
-def features(stages: tuple[Stage, ...], size: tuple[int, int], batch: int = 2) -> dict[str, Tensor]:
-    """Everything that the stages write for random images, in eval mode."""
-    torch.manual_seed(1)
-    known = {IMAGE: torch.rand(batch, 3, *size)}
+def images(size: tuple[int, int], batch: int = 2) -> Tensor:
+    return torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+def features(stages: tuple[Stage, ...], image: Tensor) -> dict[str, Tensor]:
+    """Everything that the stages write, in eval mode."""
+    known = {IMAGE: image}
     for stage in stages:
         known.update(stage(stage.module.eval(), known))
     return known
@@ -73,7 +76,7 @@ def test_a_stage_reads_only_what_is_there_and_writes_what_is_not(stages: tuple[S
 
 
 def test_reductions_are_exact_where_the_size_allows(stages: tuple[Stage, ...]) -> None:
-    found = features(stages, (64, 96))
+    found = features(stages, images((64, 96)))
     for stage in stages:
         expected = (2, stage.channels, 64 // stage.reduction, 96 // stage.reduction)
         assert found[stage.name].shape == expected
@@ -81,7 +84,7 @@ def test_reductions_are_exact_where_the_size_allows(stages: tuple[Stage, ...]) -
 
 @pytest.mark.parametrize("size", [(65, 97), (71, 83)], ids=str)
 def test_odd_sizes_are_halved_up_or_down(stages: tuple[Stage, ...], size: tuple[int, int]) -> None:
-    found = features(stages, size)
+    found = features(stages, images(size))
     for stage in stages:
         batch, channels, *shape = found[stage.name].shape
         assert (batch, channels) == (2, stage.channels)
@@ -90,24 +93,19 @@ def test_odd_sizes_are_halved_up_or_down(stages: tuple[Stage, ...], size: tuple[
 
 
 def test_extras_are_tensors_of_the_batch(stages: tuple[Stage, ...]) -> None:
-    found = features(stages, (64, 96), batch=3)
+    found = features(stages, images((64, 96), batch=3))
     for stage in stages:
         assert [found[name].shape[0] for name in stage.extras] == [3] * len(stage.extras)
 
 
 def test_an_image_does_not_depend_on_the_others_of_its_batch(stages: tuple[Stage, ...]) -> None:
-    last = stages[-1].name
-    torch.manual_seed(1)
-    alone = {IMAGE: torch.rand(2, 3, 64, 96)[:1]}
-    with torch.no_grad():
-        for stage in stages:
-            alone.update(stage(stage.module.eval(), alone))
-        together = features(stages, (64, 96))
-    torch.testing.assert_close(alone[last], together[last][:1], rtol=1e-4, atol=1e-5)
+    image, last = images((64, 96)), stages[-1].name
+    together, alone = features(stages, image)[last], features(stages, image[:1])[last]
+    torch.testing.assert_close(alone, together[:1], rtol=1e-4, atol=1e-5)
 
 
 def test_the_gradient_reaches_every_parameter(stages: tuple[Stage, ...]) -> None:
-    feature = features(stages, (64, 96))[stages[-1].name]
+    feature = features(stages, images((64, 96)))[stages[-1].name]
     (feature * torch.randn_like(feature)).sum().backward()
     for stage in stages:
         for name, parameter in stage.module.named_parameters():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from edgemtl.core.bundle import ModelFile, read_manifest
-from edgemtl.runtime.session import Array, FakeSession, Session, open_session
+from edgemtl.runtime.opening import open_session
+from edgemtl.runtime.session import Array, FakeSession, Session
 
 TINY = Path(__file__).parents[1] / "fixtures/tiny_bundle"
 FILES = [file for layout in read_manifest(TINY).layouts.values() for file in layout]

@@ -8,7 +8,8 @@ import pytest
 
 from edgemtl.core.bundle import ModelFile, TensorInfo
 from edgemtl.core.errors import SetupError
-from edgemtl.runtime.session import FakeSession, available_cores, open_session
+from edgemtl.runtime.opening import open_session
+from edgemtl.runtime.session import FakeSession, available_cores
 
 FILE = ModelFile(
     "head",

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from edgemtl.core.bundle import Manifest, read_manifest, sha256, write_manifest
 from edgemtl.core.errors import BundleError, RecipeError
-from edgemtl.runtime.session import Array, Session, SessionFactory, open_session
+from edgemtl.runtime.opening import open_session
+from edgemtl.runtime.session import Array, Session, SessionFactory
 from edgemtl.runtime.verify import verify
 
 TINY = Path(__file__).parents[1] / "fixtures/tiny_bundle"

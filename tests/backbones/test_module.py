@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn
+
+from edgemtl.backbones import Module, Stage, chain
+from edgemtl.backbones.base import IMAGE
+from edgemtl.core.errors import RecipeError
+
+
+def sequential(width: int = 4) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), nn.Conv2d(width, 2 * width, 3, 4, 1))
+
+
+def by_hand(reads: str = IMAGE, name: str = "last") -> list[Stage]:
+    first = Stage("first", nn.Conv2d(3, 3, 1), (IMAGE,), 3, 1)
+    return [first, Stage(name, nn.Conv2d(3, 5, 1), (reads,), 5, 1)]
+
+
+def nothing() -> list[Stage]:
+    return []
+
+
+def a_layer() -> nn.Module:
+    return nn.Conv2d(3, 3, 1)
+
+
+def flat() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 3, 1), nn.Flatten())
+
+
+NOT_A_FUNCTION = "text"
+
+
+def module(factory: str, **options: object) -> Module:
+    return Module(factory=f"{__name__}:{factory}", options=options)
+
+
+def test_every_child_of_a_sequential_is_a_stage() -> None:
+    found = module("sequential", width=6).stages()
+    assert [(s.name, s.reads, s.channels, s.reduction) for s in found] == [
+        ("0", (IMAGE,), 6, 2),
+        ("1", ("0",), 12, 8),
+    ]
+
+
+def test_stages_written_by_hand_are_taken_as_they_are() -> None:
+    assert [(stage.name, stage.reads) for stage in module("by_hand", reads="first").stages()] == [
+        ("first", (IMAGE,)),
+        ("last", ("first",)),
+    ]
+
+
+def test_chain_leaves_its_modules_as_they_were() -> None:
+    norm = nn.BatchNorm2d(3)
+    (stage,) = chain(norm=norm)
+    assert stage.module is norm
+    assert norm.training
+    assert norm.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (Module(factory="no.such:thing"), r"factory: .* found `no.such:thing` \(No module named 'no'\)"),
+        (Module(factory="thing"), "package.file:function that can be imported, found `thing`"),
+        (Module(factory=""), "package.file:function that can be imported, found ``"),
+        (module("missing"), r"has no attribute 'missing'\). Check the spelling"),
+        (module("NOT_A_FUNCTION"), r"\$\.backbone\.options: expected arguments of .*not a callable"),
+        (module("sequential", widht=3), r"found {'widht': 3} \(got an unexpected keyword argument 'widht'\)"),
+        (module("a_layer"), "expected an nn.Sequential or a sequence of Stage, found Conv2d"),
+        (module("by_hand", reads="frist"), r"stage last: .* found `frist`. Did you mean `first`\?"),
+        (
+            module("by_hand", name="first"),
+            "stage first: expected names that no feature has yet, found `first`",
+        ),
+        (module("by_hand", name=IMAGE), "found `image`. Rename the stage"),
+        (module("nothing"), "expected at least one stage, found none"),
+        (module("flat"), r"stage 1: expected a feature map \[B, C, h, w\], found shape \[1, 12288\]"),
+    ],
+    ids=lambda value: value.factory.partition(":")[2] if isinstance(value, Module) else "",
+)
+def test_what_cannot_be_a_backbone_is_named(spec: Module, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        spec.stages()

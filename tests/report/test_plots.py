@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from PIL import Image
+
+from edgemtl.core.errors import DataError, SetupError
+from edgemtl.report.plots import plot_curves, read_metrics
+
+BLUE, ORANGE = (31, 119, 180), (255, 127, 14)  # training, validation
+
+
+def records(
+    epochs: int, *, every: int = 1, tasks: tuple[str, ...] = ("depth", "normals")
+) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for epoch in range(1, epochs + 1):
+        record = {"epoch": epoch, "step": 10 * epoch, "losses": dict.fromkeys(tasks, 1 / epoch)}
+        if epoch % every == 0:
+            record["validation_losses"] = dict.fromkeys(tasks, 1.2 / epoch)
+            record["validation"] = {task: {"abs": 1 / epoch, "rel": float("nan")} for task in tasks}
+        found.append(record)
+    return found
+
+
+def colors(path: Path) -> dict[tuple[int, ...], int]:
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    values, counts = np.unique(pixels, axis=0, return_counts=True)
+    return dict(zip(map(tuple, values.tolist()), counts.tolist(), strict=True))
+
+
+def size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.height, image.width
+
+
+def test_records_are_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records(3, every=5)))
+    assert read_metrics(path) == records(3, every=5)
+
+
+@pytest.mark.parametrize(
+    "text", [None, "no json\n", '{"epoch": 1}\n{"epo'], ids=["missing", "text", "cut off"]
+)
+def test_what_is_no_record_is_a_data_error(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "metrics.jsonl"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError, match=r"metrics\.jsonl: expected a JSON record a line"):
+        read_metrics(path)
+
+
+def test_curves_are_a_picture_with_both_lines(tmp_path: Path) -> None:
+    plot_curves(records(6, every=2), tmp_path / "plots" / "curves.png")
+    found = colors(tmp_path / "plots" / "curves.png")
+    assert found[BLUE] > 100
+    assert found[ORANGE] > 100
+
+
+def test_there_is_a_row_for_a_task_and_a_column_for_a_metric(tmp_path: Path) -> None:
+    plot_curves(records(2, tasks=("depth",)), tmp_path / "one.png")
+    plot_curves(records(2, tasks=("depth", "normals", "edges")), tmp_path / "three.png")
+    plot_curves(records(2, every=3, tasks=("depth",)), tmp_path / "not_evaluated.png")
+    height, width = size(tmp_path / "one.png")
+    assert size(tmp_path / "three.png") == (3 * height, width)
+    assert size(tmp_path / "not_evaluated.png") == (height, width // 3)
+
+
+def test_an_epoch_that_stands_alone_can_be_seen(tmp_path: Path) -> None:
+    plot_curves(records(1), tmp_path / "alone.png")
+    plot_curves(records(1, every=2), tmp_path / "not_evaluated.png")
+    assert colors(tmp_path / "alone.png")[ORANGE] > colors(tmp_path / "not_evaluated.png")[ORANGE]
+
+
+def test_a_place_that_cannot_be_written_is_a_setup_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SetupError):
+        plot_curves(records(1), tmp_path / "file" / "curves.png")

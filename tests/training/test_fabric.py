@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from lightning_fabric.strategies import DDPStrategy, SingleDeviceStrategy
+
+from edgemtl.core.errors import RecipeError, SetupError
+from edgemtl.training.fabric import make_fabric
+from edgemtl.training.spec import Training
+
+CPU = {"accelerator": "cpu"}
+TORCHRUN = {
+    "TORCHELASTIC_RUN_ID": "none",
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "GROUP_RANK": "0",
+    "WORLD_SIZE": "2",
+}
+without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+
+
+def test_one_process_runs_in_place() -> None:
+    fabric = make_fabric(Training(**CPU))
+    assert isinstance(fabric.strategy, SingleDeviceStrategy)
+    assert (fabric.world_size, fabric.device) == (1, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("torchrun", "nodes", "start_method"), [(False, 1, "spawn"), (True, 1, "popen"), (False, 2, "popen")]
+)
+def test_several_processes_are_started_unless_torchrun_or_a_cluster_does(
+    monkeypatch: pytest.MonkeyPatch, torchrun: bool, nodes: int, start_method: str
+) -> None:
+    if torchrun:
+        for name, value in TORCHRUN.items():
+            monkeypatch.setenv(name, value)
+    strategy = make_fabric(Training(**CPU, devices=2, nodes=nodes)).strategy
+    assert isinstance(strategy, DDPStrategy)
+    assert (strategy.num_processes, strategy.num_nodes) == (2, nodes)
+    assert strategy._start_method == start_method
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
+def test_precision_is_that_of_the_convolutions(precision: str, dtype: torch.dtype) -> None:
+    fabric = make_fabric(Training(**CPU, precision=precision))
+    with fabric.autocast():
+        assert torch.nn.Conv2d(3, 2, 1)(torch.rand(1, 3, 4, 4)).dtype == dtype
+
+
+@without_cuda
+def test_cuda_without_a_device_is_an_error_of_the_setup() -> None:
+    with pytest.raises(SetupError, match=r"\$\.training\.accelerator: expected a CUDA device") as caught:
+        make_fabric(Training(accelerator="cuda"))
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", pytest.param("auto", marks=without_cuda)])
+def test_channels_last_is_refused_on_a_cpu(accelerator: str) -> None:
+    with pytest.raises(RecipeError, match=r"\$\.training\.channels_last: expected false on a CPU"):
+        make_fabric(Training(accelerator=accelerator, channels_last=True))
+
+
+def test_more_devices_than_there_are_is_an_error_of_the_setup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(SetupError, match=r"\$\.training\.devices: expected at most 1 devices, found 2"):
+        make_fabric(Training(devices=2))
