@@ -23,13 +23,16 @@ from edgemtl.recipe import Recipe, dump, load, parse
 from edgemtl.tasks import Depth, Segmentation
 from edgemtl.training.optim import SGD, Adam, Poly
 
+SEGNET = {"type": "segnet", "widths": [4, 8], "convs": [1, 1]}
+FACTORIZED = {"type": "factorized"}
+MOMENTUMLESS = {"type": "sgd", "nesterov": True, "momentum": 0}
 TREE: dict[str, Any] = {
     "name": "test",
     "data": {"type": "scenes", "size": [96, 128]},
-    "backbone": {"type": "segnet", "widths": [4, 8], "convs": [1, 1]},
+    "backbone": SEGNET,
     "tasks": {"segmentation": {"classes": 13}, "depth": {}},
     "plan": {"forks": {"decoder1": [["segmentation"], ["depth"]]}},
-    "kernel": {"type": "factorized"},
+    "kernel": FACTORIZED,
     "balancing": {"type": "fixed", "weights": {"depth": 0.5}},
     "training": {"epochs": 2, "optimizer": {"type": "adam", "lr": 0.01}, "schedule": {"type": "cosine"}},
 }
@@ -62,9 +65,6 @@ def test_a_dump_says_everything() -> None:
         "seed: 0",
     ):
         assert key in text
-
-
-# Short forms
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,6 @@ def test_options_alone_take_the_default_s_type() -> None:
 def test_forks_become_a_plan(forks: object, groups: tuple[tuple[str, ...], ...]) -> None:
     found = recipe(plan={"forks": {"low": forks}}).plan.build(("segmentation", "depth"), ("high", "low"))
     assert found.partitions == ((("segmentation", "depth"),), groups)
-
-
-# Files
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -149,9 +146,6 @@ def test_a_binary_file_is_named(tmp_path: Path) -> None:
 def test_no_file_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(RecipeError, match=r"expected a recipe file.*edgemtl recipes ls"):
         load(tmp_path / name)
-
-
-# Overrides
 
 
 @pytest.mark.parametrize(
@@ -219,51 +213,27 @@ def test_a_wrong_override_is_named(override: str, message: str) -> None:
         recipe(override)
 
 
-# Wrong recipes
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         # Unknown keys, types and choices, with the nearest name.
         ({"kernal": "plain"}, r"\$: expected a known key, found `kernal`. Did you mean `kernel`\?"),
-        (
-            {"tasks": {"segmentation": {"clases": 13}}},
-            r"\$\.tasks\.segmentation: expected a known key, found `clases`. Did you mean `classes`\?",
-        ),
+        ({"tasks": {"depth": {"lable": "z"}}}, r"\$\.tasks\.depth: .* found `lable`. Did you mean `label`\?"),
         ({"kernel": "factorised"}, r"\$\.kernel\.type: .* `factorised`. Did you mean `factorized`\?"),
         ({"tasks": ["dpeth"]}, r"\$\.tasks\.dpeth\.type: .* found `dpeth`. Did you mean `depth`\?"),
-        (
-            {"backbone": {"widths": [4]}},
-            r"\$\.backbone\.type: expected a known type, found none. Known: module, ",
-        ),
+        ({"backbone": {"widths": [4]}}, r"\$\.backbone\.type: expected a known type, found none. Known: "),
         ({"backbone": {"type": 3}}, r"\$\.backbone\.type: expected a known type, found `3`"),
-        (
-            {"kernel": {"type": "factorized", "combine": "maen"}},
-            r"\$\.kernel\.combine: expected a known choice, found `maen`. Did you mean `mean`\?",
-        ),
+        ({"kernel": FACTORIZED | {"combine": "maen"}}, r"\$\.kernel\.combine: .* Did you mean `mean`\?"),
         ({"backbone": {"type": "resnet", "depth": 20}}, r"depth: .* found `20`. Known: 18, 34, 50"),
         ({"plan": {"forks": {"decoder1": "eahc"}}}, r"\$\.plan\.forks\.decoder1: .* Did you mean `each`\?"),
         # Wrong types, lengths and numbers.
         ({"training": {"epochs": "three"}}, r"\$\.training\.epochs: expected `int`, found 'three'"),
         ({"training": {"epochs": 0}}, r"\$\.training\.epochs: expected `int` >= 1, found 0"),
         ({"training": 3}, r"\$\.training: expected `object`, found 3"),
-        (
-            {"data": {"type": "scenes", "size": [96]}},
-            r"\$\.data\.size: expected `array` of length 2, found \[96\]",
-        ),
-        (
-            {"backbone": {"type": "segnet", "widths": [4, "b"]}},
-            r"\$\.backbone\.widths\[1\]: expected `int`, found 'b'",
-        ),
-        (
-            {"tasks": {"segmentation": {"classes": "many"}}},
-            r"\$\.tasks\.segmentation\.classes: expected `int`, found 'many'",
-        ),
-        (
-            {"balancing": {"weights": {"depth": -1}}},
-            r"\$\.balancing\.weights\[...\]: expected `float` >= 0.0, found {'depth': -1}",
-        ),
+        ({"data": {"type": "scenes", "size": [96]}}, r"\$\.data\.size: .* of length 2, found \[96\]"),
+        ({"backbone": SEGNET | {"convs": [1, "b"]}}, r"\$\.backbone\.convs\[1\]: .* found 'b'"),
+        ({"tasks": {"depth": {"label": 3}}}, r"\$\.tasks\.depth\.label: expected `str`, found 3"),
+        ({"balancing": {"weights": {"depth": -1}}}, r"weights\[...\]: .* >= 0.0, found {'depth': -1}"),
         ({"balancing": {"weights": {1: 1}}}, r"\$\.balancing\.weights: expected names as keys, found `1`"),
         ({"tasks": {}}, r"\$\.tasks: expected `object` of length >= 1, found {}"),
         ({"name": "a b"}, r"\$\.name: expected `str` matching regex .* found 'a b'"),
@@ -275,14 +245,8 @@ def test_a_wrong_override_is_named(override: str, message: str) -> None:
         ({"tasks": {"image": "depth"}}, r"\$\.tasks: expected task names of .* found `image`"),
         ({"tasks": {"a.b": "depth"}}, r"\$\.tasks: expected task names of .* found `a\.b`"),
         # Impossible combinations.
-        (
-            {"backbone": {"type": "segnet", "widths": [4], "convs": [1, 1]}},
-            r"\$\.backbone\.convs: expected one number for each of the 1 widths, found 2",
-        ),
-        (
-            {"training": {"optimizer": {"type": "sgd", "nesterov": True, "momentum": 0}}},
-            r"\$\.training\.optimizer\.nesterov: expected false without momentum",
-        ),
+        ({"backbone": SEGNET | {"widths": [4]}}, r"\$\.backbone\.convs: .* each of the 1 widths, found 2"),
+        ({"training": {"optimizer": MOMENTUMLESS}}, r"\$\.training\.optimizer\.nesterov: expected false"),
     ],
     ids=str,
 )

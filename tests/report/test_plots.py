@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def records(
         record = {"epoch": epoch, "step": 10 * epoch, "losses": dict.fromkeys(tasks, 1 / epoch)}
         if epoch % every == 0:
             record["validation_losses"] = dict.fromkeys(tasks, 1.2 / epoch)
-            record["validation"] = {task: {"abs": 1 / epoch, "rel": float("nan")} for task in tasks}
+            record["validation"] = {task: {"abs": 1 / epoch, "rel": math.nan} for task in tasks}
         found.append(record)
     return found
 
@@ -77,9 +78,13 @@ def test_there_is_a_row_for_a_task_and_a_column_for_a_metric(tmp_path: Path) -> 
 
 
 def test_an_epoch_that_stands_alone_can_be_seen(tmp_path: Path) -> None:
-    plot_curves(records(1), tmp_path / "alone.png")
-    plot_curves(records(1, every=2), tmp_path / "not_evaluated.png")
-    assert colors(tmp_path / "alone.png")[ORANGE] > colors(tmp_path / "not_evaluated.png")[ORANGE]
+    alone, unknown = records(1), records(1)
+    unknown[0]["validation"] = {task: {"abs": math.nan, "rel": math.nan} for task in ("depth", "normals")}
+    pictures = {"alone": alone, "unknown": unknown, "not evaluated": records(1, every=2)}
+    for name, content in pictures.items():
+        plot_curves(content, tmp_path / f"{name}.png")
+    metrics, losses, legends = (colors(tmp_path / f"{name}.png")[ORANGE] for name in pictures)
+    assert metrics > losses > legends
 
 
 def test_a_place_that_cannot_be_written_is_a_setup_error(tmp_path: Path) -> None:
