@@ -18,9 +18,8 @@ from edgemtl.report.pictures import (
     value_range,
     vector_picture,
 )
-from edgemtl.report.plots import plot_curves, read_metrics
+from edgemtl.report.plots import plot_curves
 from edgemtl.run import Run
-from edgemtl.training.trainer import METRICS
 
 ROWS = 4
 
@@ -31,7 +30,7 @@ def illustrate(run: Run) -> None:
     Raises:
         SetupError: the files cannot be written.
     """
-    plot_curves(read_metrics(run.path / METRICS), run.path / "plots" / "curves.png")
+    plot_curves(run.metrics, run.path / "plots" / "curves.png")
     samples = run.samples
     with torch.no_grad():
         predictions = run.trained()(samples.image[:ROWS])

@@ -48,6 +48,14 @@ class MultitaskModel(nn.Module):
                 found=f"stages {', '.join(self.plan.stages)} and tasks {', '.join(self.plan.tasks)}",
                 fix="Make the plan from the names of this backbone and these tasks.",
             )
+        for name in (*names, *tasks):
+            if name in dir(nn.ModuleDict) or "." in name:
+                raise RecipeError(
+                    f"stage or task `{name}`",
+                    expected="a name without dots that torch modules do not use themselves",
+                    found=f"`{name}`",
+                    fix="Rename it.",
+                )
         self.blueprint = tuple(stages)
         self.tasks = dict(tasks)
         self.tree = self.plan.segments()

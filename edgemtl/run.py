@@ -16,6 +16,7 @@ bundles/             what was exported
 from __future__ import annotations
 
 import datetime
+import logging
 import platform
 import sys
 from functools import cached_property
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 
 from edgemtl import __version__, recipe
-from edgemtl.backbones.weights import load_weights, read_tensors
+from edgemtl.backbones import load_weights
 from edgemtl.collapse import CollapsedModel, fold
 from edgemtl.core.errors import DataError
 from edgemtl.core.files import replacing
@@ -38,9 +39,12 @@ from edgemtl.core.report import EvalReport, Scores
 from edgemtl.data.base import Batch
 from edgemtl.model import MultitaskModel
 from edgemtl.recipe import Recipe
-from edgemtl.training.trainer import write_weights
+from edgemtl.tensors import read_tensors, write_tensors
+from edgemtl.training.log import MetricsLog, Record
+from edgemtl.training.trainer import METRICS
 
 FORMAT = 1
+_LOG = logging.getLogger(__name__)
 _VERSIONED = ("torch", "numpy", "onnx", "onnxruntime", "lightning-fabric", "msgspec", "safetensors")
 
 
@@ -114,6 +118,11 @@ class Run:
         return Batch(tuple(str(index) for index in range(len(image))), image, labels)
 
     @property
+    def metrics(self) -> list[Record]:
+        """A record for each epoch."""
+        return MetricsLog(self.path / METRICS).read()
+
+    @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the images that the network is evaluated and deployed on."""
         return self.samples.image.shape[-2], self.samples.image.shape[-1]
@@ -157,7 +166,7 @@ class Run:
         """Write collapsed/, as a whole."""
         with replacing(self.path / "collapsed") as draft:
             draft.mkdir()
-            write_weights(collapsed.model.state_dict(), draft / "weights.safetensors")
+            write_tensors(collapsed.model.state_dict(), draft / "weights.safetensors")
             (draft / "certificate.json").write_bytes(_json(collapsed.certificate))
 
     def save_json(self, name: str, value: object) -> None:
@@ -191,7 +200,12 @@ def build_model(recipe: Recipe, *, pretrained: bool = False) -> MultitaskModel:
     stages = recipe.backbone.stages()
     if pretrained and recipe.backbone.weights:
         modules = {stage.name: stage.module for stage in stages}
-        load_weights(modules, Path(recipe.backbone.weights), recipe.backbone.stage_key)
+        loaded = load_weights(modules, Path(recipe.backbone.weights), recipe.backbone.stage_key)
+        _LOG.warning(
+            "%s: %d tensors filled; %d of the backbone are not in it; %d of it are not used",
+            recipe.backbone.weights,
+            *map(len, loaded),
+        )
     plan = recipe.plan.build(tuple(recipe.tasks), tuple(stage.name for stage in stages))
     return MultitaskModel(stages, recipe.tasks, plan, recipe.kernel)
 

@@ -3,6 +3,7 @@ it wrote."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -45,9 +46,7 @@ def train(recipe: Recipe, out: Path | None = None, *, watch: Watch = nullcontext
         TrainingError: a loss is not finite.
         SetupError: the run cannot be written.
     """
-    run = start(recipe, out, watch)
-    illustrate(run)
-    return run
+    return _illustrated(start(recipe, out, watch))
 
 
 def resume(path: Path, *, watch: Watch = nullcontext) -> Run:
@@ -57,9 +56,7 @@ def resume(path: Path, *, watch: Watch = nullcontext) -> Run:
         DataError: it is no run, has no checkpoint, or its data are gone.
         TrainingError, SetupError: as ``train``.
     """
-    run = go_on(Run.open(path), watch)
-    illustrate(run)
-    return run
+    return _illustrated(go_on(Run.open(path), watch))
 
 
 def collapse(run: Run, *, weights: str = "last", evaluate: bool = True) -> CollapsedModel:
@@ -164,6 +161,12 @@ def check_data(recipe: Recipe, limit: int | None = None) -> Iterator[DataCheck]:
     open_splits(recipe)
     for split in recipe.data.splits:
         yield check(recipe.data.dataset(split), split, limit)
+
+
+def _illustrated(run: Run) -> Run:
+    if os.environ.get("RANK", "0") == "0":  # torchrun has every process come here
+        illustrate(run)
+    return run
 
 
 def _run_of(bundle: Path) -> Path:

@@ -77,3 +77,10 @@ def test_parameters_that_groups_share_count_once() -> None:
 def test_macs_are_multiply_accumulates() -> None:
     conv = torch.nn.Conv2d(3, 8, 3, padding=1)
     assert macs_of(conv, torch.rand(1, 3, 10, 12)) == 8 * 3 * 9 * 10 * 12
+
+
+@pytest.mark.parametrize("name", ["type", "values", "half", "a.b"])
+def test_names_that_torch_modules_use_are_refused(name: str) -> None:
+    stages = SegNet(widths=(4,), convs=(1,)).stages()
+    with pytest.raises(RecipeError, match="Rename it"):
+        MultitaskModel(stages, {name: TASKS["depth"]})

@@ -11,10 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import yaml
-
 from edgemtl.cli import main
-from edgemtl.recipe import parse
+from edgemtl.recipe import load
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
@@ -62,7 +60,8 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert Path("my_bundle/manifest.json").exists()
 
 
-def test_the_recipe_decodes() -> None:
+def test_the_recipe_decodes(tmp_path: Path) -> None:
     (block,) = blocks("yaml")
-    recipe = parse(yaml.safe_load(block))
+    (tmp_path / "rooms.yaml").write_text(block)
+    recipe = load(tmp_path / "rooms.yaml")
     assert recipe.plan.build(tuple(recipe.tasks), [s.name for s in recipe.backbone.stages()]).segments()

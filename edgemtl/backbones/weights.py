@@ -1,17 +1,15 @@
-"""Pretrained weights from a file. A file with code in it is refused, never executed."""
+"""Pretrained weights: which tensor of a file belongs where in the stages of a backbone."""
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import safetensors.torch
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edgemtl.core.errors import DataError, nearest
+from edgemtl.tensors import read_tensors
 
 
 class Loaded(NamedTuple):
@@ -20,37 +18,6 @@ class Loaded(NamedTuple):
     filled: tuple[str, ...]
     unfilled: tuple[str, ...]
     unused: tuple[str, ...]
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a torch file that holds nothing but tensors.
-
-    Raises:
-        DataError: the file is missing, damaged, or a pickle with code in it.
-    """
-    if not path.is_file():
-        raise DataError(path, expected="a weights file", found="no such file", fix="Check the path.")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make torch raise anything, an IndexError for example
-        refused = isinstance(error, pickle.UnpicklingError)
-        raise DataError(
-            path,
-            expected="tensors alone",
-            found="code or damage" if refused else str(error).partition("\n")[0] or type(error).__name__,
-            fix="Save the state dict with safetensors; code in a file is never executed.",
-        ) from error
-    # Training scripts often wrap the weights together with an epoch and an optimizer.
-    for key in ("state_dict", "model"):
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise DataError(
-            path, expected="names with tensors", found=type(found).__name__, fix="Save a plain state dict."
-        )
-    return {str(name): value for name, value in found.items()}
 
 
 def load_weights(

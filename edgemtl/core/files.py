@@ -21,7 +21,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         SetupError: the disk is full, or the folder is not writable.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Always the same name, so that what a killed process left is taken over, not left behind.
+    draft = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -45,7 +46,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def _exchange(draft: Path, path: Path) -> None:
     # A folder replaces another in two steps: the old one stands aside, whole, until the new one is there.
-    aside = path.with_name(f".{path.name}.{os.getpid()}.old")
+    aside = path.with_name(f".{path.name}.old")
     if path.exists():
         path.replace(aside)
     draft.replace(path)

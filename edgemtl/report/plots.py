@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from edgemtl.core.errors import DataError
 from edgemtl.core.files import replacing
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl, one an epoch.
-
-    Raises:
-        DataError: a line is no record.
-    """
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise DataError(
-            path, expected="a JSON record a line", found=str(error), fix="Train again."
-        ) from error
 
 
 def plot_curves(records: list[dict[str, Any]], path: Path) -> None:

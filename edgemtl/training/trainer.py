@@ -3,7 +3,6 @@ step."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-import safetensors.torch
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -20,16 +18,17 @@ from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_para
 
 from edgemtl.balancing import Balancer
 from edgemtl.core.errors import DataError, TrainingError
-from edgemtl.core.files import replacing
 from edgemtl.core.report import Observer, Progress, Scores
 from edgemtl.data.augment import Augment
 from edgemtl.data.base import Batch, Dataset
 from edgemtl.data.loader import eval_batches, steps_per_epoch, train_batches
 from edgemtl.kernels import composed, factors, parametrized
 from edgemtl.model import MultitaskModel
+from edgemtl.tensors import write_tensors
 from edgemtl.training.average import Average
 from edgemtl.training.checkpoint import Checkpoint
 from edgemtl.training.evaluate import Evaluation, evaluate
+from edgemtl.training.log import MetricsLog
 from edgemtl.training.objective import Objective
 from edgemtl.training.spec import Training
 from edgemtl.training.steps import UPDATES
@@ -75,6 +74,7 @@ class Trainer:
         observer: Observer | None = None,
     ) -> None:
         self.fabric, self.spec, self.splits, self.seed, self.folder = fabric, spec, splits, seed, folder
+        self.log = MetricsLog(folder / METRICS)
         self.observer = observer if fabric.global_rank == 0 else None
         self.model: MultitaskModel = model.to(fabric.device)
         if spec.channels_last:
@@ -175,13 +175,8 @@ class Trainer:
         torch.set_rng_state(state.random)
         self.step, self.elapsed_s, self.best = state.step, state.elapsed_s, state.best
         self._epoch = msgspec.convert(state.epoch, _Epoch)
-        metrics = self.folder / METRICS
-        if self.fabric.global_rank == 0 and metrics.exists():
-            lines = [
-                line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= self.step
-            ]
-            with replacing(metrics) as draft:
-                draft.write_text("".join(line + "\n" for line in lines))
+        if self.fabric.global_rank == 0:
+            self.log.keep_until(self.step)
 
     def _batches(self) -> Iterator[Batch]:
         return train_batches(
@@ -267,8 +262,7 @@ class Trainer:
                 self.best = total
                 self._save_weights(BEST)
         if self.fabric.global_rank == 0:
-            with (self.folder / METRICS).open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            self.log.append(record)
         self._epoch = _Epoch()
 
     def _evaluate(self) -> Evaluation:
@@ -287,7 +281,7 @@ class Trainer:
         """The weights that count: averaged, where the recipe averages."""
         if self.fabric.global_rank == 0:
             state = self.average.state if self.average else self.model.state_dict()
-            write_weights(state, self.folder / name)
+            write_tensors(state, self.folder / name)
 
     def _averaged(self) -> AbstractContextManager[None]:
         return self.average.applied(self.model) if self.average else nullcontext()
@@ -317,10 +311,3 @@ class _Epoch(msgspec.Struct):
 
     def means(self) -> dict[str, float]:
         return {task: total / self.steps for task, total in self.losses.items()}
-
-
-def write_weights(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors; a factor that groups share is written under each of its names."""
-    tensors = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
-    with replacing(path) as draft:
-        draft.write_bytes(safetensors.torch.save(tensors))

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from edgemtl.backbones import load_weights
-from edgemtl.backbones.weights import read_tensors
 from edgemtl.core.errors import DataError
+from edgemtl.tensors import read_tensors
 
 STATE = {
     "first.weight": torch.randn(4, 3, 3, 3),

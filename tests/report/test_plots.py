@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ pytest.importorskip("matplotlib")
 
 from PIL import Image
 
-from edgemtl.core.errors import DataError, SetupError
-from edgemtl.report.plots import plot_curves, read_metrics
+from edgemtl.core.errors import SetupError
+from edgemtl.report.plots import plot_curves
 
 BLUE, ORANGE = (31, 119, 180), (255, 127, 14)  # training, validation
 
@@ -42,23 +41,6 @@ def colors(path: Path) -> dict[tuple[int, ...], int]:
 def size(path: Path) -> tuple[int, int]:
     with Image.open(path) as image:
         return image.height, image.width
-
-
-def test_records_are_read_back(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in records(3, every=5)))
-    assert read_metrics(path) == records(3, every=5)
-
-
-@pytest.mark.parametrize(
-    "text", [None, "no json\n", '{"epoch": 1}\n{"epo'], ids=["missing", "text", "cut off"]
-)
-def test_what_is_no_record_is_a_data_error(tmp_path: Path, text: str | None) -> None:
-    path = tmp_path / "metrics.jsonl"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(DataError, match=r"metrics\.jsonl: expected a JSON record a line"):
-        read_metrics(path)
 
 
 def test_curves_are_a_picture_with_both_lines(tmp_path: Path) -> None:

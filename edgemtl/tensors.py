@@ -1,0 +1,56 @@
+"""Tensors in files. A file with code in it is refused, never executed."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from edgemtl.core.errors import DataError
+from edgemtl.core.files import replacing
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a torch file that holds nothing but tensors.
+
+    Raises:
+        DataError: the file is missing, damaged, or a pickle with code in it.
+    """
+    if not path.is_file():
+        raise DataError(path, expected="a weights file", found="no such file", fix="Check the path.")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes make torch raise anything, an IndexError for example
+        refused = isinstance(error, pickle.UnpicklingError)
+        raise DataError(
+            path,
+            expected="tensors alone",
+            found="code or damage" if refused else str(error).partition("\n")[0] or type(error).__name__,
+            fix="Save the state dict with safetensors; code in a file is never executed.",
+        ) from error
+    # Training scripts often wrap the weights together with an epoch and an optimizer.
+    for key in ("state_dict", "model"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise DataError(
+            path, expected="names with tensors", found=type(found).__name__, fix="Save a plain state dict."
+        )
+    return {str(name): value for name, value in found.items()}
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors; one that has several names is written under each.
+
+    Raises:
+        SetupError: the file cannot be written; what stood there stays.
+    """
+    apart = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as draft:
+        draft.write_bytes(safetensors.torch.save(apart))
