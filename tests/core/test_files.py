@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -72,7 +71,7 @@ def test_a_failure_leaves_the_old_one_and_no_draft(
 
 
 def test_a_draft_that_was_left_behind_is_overwritten(tmp_path: Path, kind: str) -> None:
-    stale = tmp_path / f".there.{os.getpid()}.part"
+    stale = tmp_path / ".there.part"
     write(stale, "stale", kind)
     with replacing(tmp_path / "there") as draft:
         assert draft == stale
