@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # boxes would double the time that help takes
     pretty_exceptions_enable=False,
     help="Train, collapse, export, verify and measure multitask networks for edge devices.",
 )
-recipes_app = typer.Typer(no_args_is_help=True, help="List, copy and check recipes.")
-data_app = typer.Typer(no_args_is_help=True, help="Check datasets.")
+recipes_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, copy and check recipes.")
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check datasets.")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")
 

@@ -6,14 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch import Tensor
 
 from edgemtl.core.inspection import Agreement, Certificate, Skipped
+from edgemtl.folding import fold_layers
 from edgemtl.kernels import composed_state
 from edgemtl.model import MultitaskModel, macs_of, parameters_of
-
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def collapse(model: MultitaskModel, size: tuple[int, int], images: Tensor | None
 
 
 def fold(model: MultitaskModel) -> tuple[MultitaskModel, tuple[Skipped, ...]]:
-    """A plain network in eval mode with the same kernels, batch normalization folded into them.
+    """A plain network in eval mode with the same kernels, and what follows them linearly folded into them.
 
     Also gives the normalizations that could not be folded, with the reason. What comes out depends, but for
     the values, only on the blueprint, tasks and plan, so that saved weights load into it again.
@@ -70,49 +68,11 @@ def fold(model: MultitaskModel) -> tuple[MultitaskModel, tuple[Skipped, ...]]:
     for segment in plain.tree:
         modules = plain.segment(segment.name)
         for stage in segment.stages:
-            modules[stage], left = _fold_normalization(modules[stage])
+            modules[stage], left = fold_layers(modules[stage])
             unfolded += (Skipped(f"{segment.name}.{stage}.{kept.layer}", kept.reason) for kept in left)
+    for head in plain.heads.children():
+        head.convs, _ = fold_layers(head.get_submodule("convs"))
     return plain, tuple(unfolded)
-
-
-def _fold_normalization(module: nn.Module) -> tuple[nn.Module, list[Skipped]]:
-    """Fold every batch normalization that directly follows the only use of a convolution or linear layer."""
-    norms = [name for name, part in module.named_modules() if isinstance(part, _NORMS)]
-    if not norms:
-        return module, []
-    try:
-        traced = fx.symbolic_trace(module)
-    except Exception as error:  # tracing runs the user's code on stand-ins: it may raise anything
-        return module, [Skipped(name, f"torch.fx cannot trace the stage: {error}") for name in norms]
-    layers = dict(traced.named_modules())
-    calls = [str(node.target) for node in traced.graph.nodes if node.op == "call_module"]
-    left = []
-    for node in list(traced.graph.nodes):
-        norm = layers.get(str(node.target)) if node.op == "call_module" else None
-        if not isinstance(norm, _NORMS):
-            continue
-        source = node.args[0]
-        layer = layers.get(str(source.target)) if source.op == "call_module" else None
-        if not isinstance(layer, nn.Conv2d | nn.Linear):
-            left.append(Skipped(str(node.target), "follows no convolution or linear layer"))
-        elif (
-            len(source.users) > 1 or calls.count(str(source.target)) > 1 or calls.count(str(node.target)) > 1
-        ):
-            left.append(Skipped(str(node.target), "it or the layer before it is used more than once"))
-        elif norm.running_var is None:
-            left.append(Skipped(str(node.target), "it normalizes by the statistics of the batch"))
-        else:
-            fused = (
-                fuse_conv_bn_eval(layer, norm)
-                if isinstance(layer, nn.Conv2d)
-                else fuse_linear_bn_eval(layer, norm)
-            )
-            traced.set_submodule(str(source.target), fused)
-            node.replace_all_uses_with(source)
-            traced.graph.erase_node(node)
-    traced.delete_all_unused_submodules()
-    traced.recompile()
-    return traced, left
 
 
 def _agreement(trained: MultitaskModel, plain: MultitaskModel, images: Tensor) -> dict[str, Agreement]:

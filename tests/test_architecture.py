@@ -35,11 +35,12 @@ ARROWS: dict[str, str] = {
     # The desk, from the network to the verbs.
     "model": "core tasks backbones kernels",
     "training": "core tensors data tasks kernels balancing model",
-    "collapse": "core kernels model",
+    "folding": "core",
+    "collapse": "core kernels model folding",
     "inspection": "core backbones model collapse",
     "export": "core backbones model collapse",
     "recipe": "core data tasks backbones kernels balancing training",
-    "run": "core tensors data backbones model training collapse recipe",
+    "run": "core tensors data backbones kernels model training collapse recipe",
     "illustrate": "core report run",
     "launch": "core data tasks training recipe run",
     "workflow": "core runtime data tasks kernels training"

@@ -6,6 +6,7 @@ A task is a frozen struct: its fields are what a recipe may say, its methods are
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -117,16 +118,19 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Head(nn.Module):
-    """Conv 3x3 -> conv 1x1 -> bilinear resize to the image, as in MTAN (Liu et al. 2019)."""
+    """Conv 3x3 -> conv 1x1 -> bilinear resize to the image, as in MTAN (Liu et al. 2019).
+
+    Nothing stands between the convolutions, so collapse makes them one.
+    """
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
-        self.hidden = nn.Conv2d(channels, channels, 3, padding=1)
-        self.predict = nn.Conv2d(channels, out_channels, 1)
+        hidden, predict = nn.Conv2d(channels, channels, 3, padding=1), nn.Conv2d(channels, out_channels, 1)
+        self.convs: nn.Module = nn.Sequential(OrderedDict(hidden=hidden, predict=predict))
 
     def forward(self, feature: Tensor, size: tuple[int, int]) -> Tensor:
         """[B, channels, h, w] and (height, width) of the image -> [B, out_channels, height, width]."""
-        prediction = self.predict(self.hidden(feature))
+        prediction: Tensor = self.convs(feature)
         if tuple(prediction.shape[-2:]) != tuple(size):
             prediction = F.interpolate(prediction, size=size, mode="bilinear", align_corners=False)
         return self.finish(prediction)

@@ -1,0 +1,106 @@
+"""Folds what is linear into the convolution before it: batch normalization in eval mode, and 1x1
+convolutions.
+
+Both are exact. A convolution K1 then a 1x1 convolution K2 is the convolution K2 K1 with bias K2 b1 + b2,
+whatever the padding of the first; it is folded where that takes no more operations than the two.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from edgemtl.core.inspection import Skipped
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+def fold_layers(module: nn.Module) -> tuple[nn.Module, list[Skipped]]:
+    """A module that computes the same with fewer layers, and the normalizations that stay, with the reason.
+
+    The module must be in eval mode. It is given back as it is where torch.fx cannot trace it.
+    """
+    try:
+        traced = fx.symbolic_trace(module)
+    except Exception as error:  # tracing runs the user's code on stand-ins: it may raise anything
+        norms = [name for name, part in module.named_modules() if isinstance(part, _NORMS)]
+        return module, [Skipped(name, f"torch.fx cannot trace the stage: {error}") for name in norms]
+    left = []
+    for node in [node for node in traced.graph.nodes if node.op == "call_module"]:
+        layer = traced.get_submodule(str(node.target))
+        source = node.args[0]
+        before = traced.get_submodule(str(source.target)) if source.op == "call_module" else None
+        alone = _used_once(traced, node) and source.op == "call_module" and _used_once(traced, source)
+        if isinstance(layer, _NORMS):
+            reason = _why_not(before, layer, alone)
+            if reason:
+                left.append(Skipped(str(node.target), reason))
+            elif isinstance(before, nn.Conv2d):
+                _replace(traced, source, node, fuse_conv_bn_eval(before, layer))
+            elif isinstance(before, nn.Linear):
+                _replace(traced, source, node, fuse_linear_bn_eval(before, layer))
+        elif (
+            isinstance(layer, nn.Conv2d) and isinstance(before, nn.Conv2d) and alone and _pays(before, layer)
+        ):
+            _replace(traced, source, node, _merged(before, layer))
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    return traced, left
+
+
+def _why_not(before: nn.Module | None, norm: nn.BatchNorm1d | nn.BatchNorm2d, alone: bool) -> str:
+    """Why a normalization cannot be folded; empty where it can."""
+    if not isinstance(before, nn.Conv2d | nn.Linear):
+        return "follows no convolution or linear layer"
+    if not alone:
+        return "it or the layer before it is used more than once"
+    return "it normalizes by the statistics of the batch" if norm.running_var is None else ""
+
+
+def _pays(first: nn.Conv2d, second: nn.Conv2d) -> bool:
+    """Whether the second is pointwise, and one convolution takes no more operations a pixel than the two."""
+    if second.kernel_size != (1, 1) or second.stride != (1, 1) or second.padding not in ((0, 0), "valid"):
+        return False
+    if first.groups != 1 or second.groups != 1:
+        return False
+    taps = first.kernel_size[0] * first.kernel_size[1] * first.in_channels
+    two = first.out_channels * (taps + second.out_channels)
+    return taps * second.out_channels <= two
+
+
+def _merged(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
+    mixing = second.weight[:, :, 0, 0]
+    merged = nn.Conv2d(
+        first.in_channels,
+        second.out_channels,
+        first.kernel_size,  # type: ignore[arg-type]
+        first.stride,  # type: ignore[arg-type]
+        first.padding,  # type: ignore[arg-type]
+        first.dilation,  # type: ignore[arg-type]
+        padding_mode=first.padding_mode,
+        dtype=mixing.dtype,
+        device=mixing.device,
+    )
+    bias = _bias(second) + mixing @ _bias(first)
+    merged.load_state_dict({"weight": torch.einsum("om,mikl->oikl", mixing, first.weight), "bias": bias})
+    return merged.eval().requires_grad_(False)
+
+
+def _bias(conv: nn.Conv2d) -> Tensor:
+    return conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
+
+
+def _used_once(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a layer is called once, and its result read once."""
+    calls = [
+        other for other in traced.graph.nodes if other.op == "call_module" and other.target == node.target
+    ]
+    return len(calls) == 1 and len(node.users) == 1
+
+
+def _replace(traced: fx.GraphModule, source: fx.Node, node: fx.Node, layer: nn.Module) -> None:
+    """Let ``layer`` stand for a layer and the one that follows it."""
+    traced.set_submodule(str(source.target), layer)
+    node.replace_all_uses_with(source)
+    traced.graph.erase_node(node)

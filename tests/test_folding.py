@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import Tensor, nn
+
+from edgemtl.folding import fold_layers
+
+
+class Twice(nn.Module):
+    """Reads the first convolution's result twice, so that it must stay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.first(x)
+        return self.second(inner) + inner
+
+
+PAIRS = {
+    "padding": (nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(6, 5, 1)),
+    "stride and no bias": (nn.Conv2d(4, 6, 5, stride=2, bias=False), nn.Conv2d(6, 2, 1, bias=False)),
+    "dilation": (nn.Conv2d(4, 6, 3, dilation=2, padding=2), nn.Conv2d(6, 1, 1)),
+    "reflection": (nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), nn.Conv2d(6, 3, 1, bias=False)),
+}
+KEPT = {
+    "more channels would cost more": nn.Sequential(nn.Conv2d(4, 2, 3), nn.Conv2d(2, 64, 1)),
+    "a padded 1x1 sees its own border": nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 1, padding=1)),
+    "a stride": nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 1, stride=2)),
+    "not pointwise": nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)),
+    "depthwise": nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 4, 1)),
+    "something between": nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1)),
+    "read twice": Twice(),
+}
+
+
+def convolutions(module: nn.Module) -> int:
+    return sum(isinstance(part, nn.Conv2d) for part in module.modules())
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_pointwise_convolution_folds_exactly_into_the_one_before(name: str) -> None:
+    pair = nn.Sequential(*PAIRS[name]).double().eval()
+    folded, left = fold_layers(pair)
+    assert (convolutions(folded), left) == (1, [])
+    image = torch.rand(2, 4, 13, 10, dtype=torch.float64)
+    torch.testing.assert_close(folded(image), pair(image), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("why", KEPT)
+def test_what_does_not_fold_or_would_not_pay_stays(why: str) -> None:
+    module = KEPT[why].eval()
+    folded, _ = fold_layers(module)
+    assert convolutions(folded) == 2
+    image = torch.rand(1, 4, 9, 9)
+    torch.testing.assert_close(folded(image), module(image))
+
+
+def test_normalization_and_pointwise_convolutions_fold_in_one_pass() -> None:
+    module = nn.Sequential(
+        nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Conv2d(6, 5, 1), nn.BatchNorm2d(5), nn.ReLU()
+    ).double()
+    for _ in range(3):
+        module(torch.rand(4, 4, 8, 8, dtype=torch.float64))
+    folded, left = fold_layers(module.eval())
+    assert (convolutions(folded), left) == (1, [])
+    image = torch.rand(2, 4, 7, 7, dtype=torch.float64)
+    torch.testing.assert_close(folded(image), module(image), rtol=1e-10, atol=1e-12)
+
+
+def test_the_module_that_was_given_is_not_changed() -> None:
+    pair = nn.Sequential(nn.Conv2d(4, 6, 3), nn.Conv2d(6, 2, 1)).eval()
+    before = {name: value.clone() for name, value in pair.state_dict().items()}
+    fold_layers(pair)
+    assert all(torch.equal(value, before[name]) for name, value in pair.state_dict().items())
