@@ -16,6 +16,7 @@ from edgemtl.core.locate import RUNS
 from edgemtl.core.report import Observer
 from edgemtl.data.base import Batch, Dataset
 from edgemtl.data.loader import steps_per_epoch
+from edgemtl.model import MultitaskModel
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run, build_model
 from edgemtl.tasks import Task
@@ -48,6 +49,7 @@ def _launch(fabric: Fabric, function: Callable[..., Path], *args: object) -> Run
 
 def _train_new(fabric: Fabric, recipe: Recipe, out: Path | None, watch: Watch) -> Path:
     recipe, splits = open_splits(recipe)
+    model = build_model(recipe, pretrained=True)
     path = out or _free(RUNS / recipe.name)
     if fabric.global_rank == 0:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -57,24 +59,25 @@ def _train_new(fabric: Fabric, recipe: Recipe, out: Path | None, watch: Watch) -
                 found=str(path),
                 fix="Name another.",
             )
-        model = build_model(recipe, pretrained=True)
         Run.create(path, recipe, model.plan, _samples(splits.watch))
     path = fabric.broadcast(path)
-    return _fit(fabric, Run(path, recipe), splits, watch, restore=False)
+    return _fit(fabric, Run(path, recipe), model, splits, watch, restore=False)
 
 
 def _train_on(fabric: Fabric, path: Path, watch: Watch) -> Path:
     run = Run.open(path)
     _, splits = open_splits(run.recipe)
-    return _fit(fabric, run, splits, watch, restore=True)
+    return _fit(fabric, run, build_model(run.recipe), splits, watch, restore=True)
 
 
-def _fit(fabric: Fabric, run: Run, splits: Splits, watch: Watch, *, restore: bool) -> Path:
+def _fit(
+    fabric: Fabric, run: Run, model: MultitaskModel, splits: Splits, watch: Watch, *, restore: bool
+) -> Path:
     recipe = run.recipe
     with watch() if fabric.global_rank == 0 else nullcontext() as observer:
         trainer = Trainer(
             fabric,
-            build_model(recipe, pretrained=not restore),
+            model,
             recipe.balancing.build(tuple(recipe.tasks)),
             recipe.training,
             splits,

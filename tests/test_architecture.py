@@ -42,7 +42,7 @@ ARROWS: dict[str, str] = {
     "recipe": "core data tasks backbones kernels balancing training",
     "run": "core tensors data backbones kernels model training collapse recipe",
     "illustrate": "core report run",
-    "launch": "core data tasks training recipe run",
+    "launch": "core data tasks model training recipe run",
     "workflow": "core runtime data tasks kernels training"
     " collapse inspection export recipe run illustrate launch",
     # The command line; what it takes from the desk, it imports inside its commands.
