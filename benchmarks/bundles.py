@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from harness import Contest, Finding, Outcome, interleave, judge, main
 
-from edgemtl.backbones import ResNet, SegNet
+from edgemtl.backbones import SegNet
 from edgemtl.bench.probe import Request, probe
 from edgemtl.bench.way import Way
 from edgemtl.collapse import collapse
@@ -40,7 +40,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     """A network and its image: ``size`` is (height, width)."""
 
     name: str
-    backbone: SegNet | ResNet
+    backbone: SegNet
     size: tuple[int, int]
     rounds: int
     calls: int
@@ -56,14 +56,13 @@ COMPACT = Setting(
 MEDIUM = Setting(
     name="medium", backbone=SegNet(widths=(32, 64, 128, 256, 256)), size=(144, 192), rounds=30, calls=3
 )
-RESNET18 = Setting(name="resnet18", backbone=ResNet(), size=(288, 384), rounds=20, calls=1)  # nyuv2_resnet18
 QUICK = (msgspec.structs.replace(COMPACT, rounds=10),)
 PROBES = 5
 
 
 def measure(quick: bool) -> Outcome:
     """Time and memory of the bundles of every network."""
-    settings = QUICK if quick else (COMPACT, MEDIUM, RESNET18)
+    settings = QUICK if quick else (COMPACT, MEDIUM)
     findings: list[Finding] = []
     raw: dict[str, object] = {}
     for setting in settings:
