@@ -13,7 +13,6 @@ import shlex
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from time import perf_counter_ns
@@ -21,7 +20,8 @@ from time import perf_counter_ns
 import msgspec
 
 from edgemtl.bench.device import device_facts
-from edgemtl.core.files import replacing
+from edgemtl.core.files import json_bytes, replacing
+from edgemtl.core.report import timestamp
 
 PACKAGES = ("edgemtl", "torch", "numpy", "onnx", "onnxruntime", "typer", "rich")
 
@@ -137,14 +137,14 @@ def main(description: str | None, measure: Callable[[bool], Outcome]) -> None:
         document = {
             "benchmark": script.stem,
             "command": shlex.join(["python", *sys.argv]),
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "created": timestamp(),
             "device": device_facts(),
             "environment": {name: value for name, value in os.environ.items() if name.startswith("OMP_")},
             "versions": {name: metadata.version(name) for name in PACKAGES},
             **msgspec.to_builtins(outcome),
         }
         with replacing(out) as draft:
-            draft.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+            draft.write_bytes(json_bytes(document))
         print(f"written to {out}")
 
 

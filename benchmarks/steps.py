@@ -19,7 +19,6 @@ from harness import Finding, Outcome, interleave, main
 
 from edgemtl import recipe as recipes
 from edgemtl.data import Batch
-from edgemtl.kernels import factors, parametrized
 from edgemtl.recipe import Recipe
 from edgemtl.run import build_model
 from edgemtl.training.objective import Objective
@@ -83,10 +82,7 @@ def stepper(setting: Setting, rival: str) -> Callable[[], None]:
     recipe = recipes.load(FOLDER / f"{setting.recipe}.yaml", [*setting.overrides, *RIVALS[rival]])
     model = build_model(recipe).train()
     objective = Objective(model, recipe.balancing.build(tuple(recipe.tasks)))
-    composing = {id(f.parameter): f.parameter for _, layer in parametrized(model) for f in factors(layer)}
-    plain = [parameter for parameter in objective.trained if id(parameter) not in composing]
-    spec = recipe.training.optimizer
-    optimizer = spec.build(spec.groups(plain, list(composing.values()), recipe.kernel.lr_scale))
+    optimizer = objective.optimizer(recipe.training.optimizer, recipe.kernel.lr_scale)
     update, batch = UPDATES[recipe.training.update], random_batch(recipe, setting)
 
     def step() -> None:

@@ -3,7 +3,6 @@ and the verbs of the edge never load it."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ import typer
 
 from edgemtl import __version__
 from edgemtl.core.errors import EdgemtlError, GateError, RecipeError
-from edgemtl.core.files import replacing
+from edgemtl.core.files import json_bytes, replacing
 from edgemtl.core.locate import find_recipe, newest, recipes
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def train(
 ) -> None:
     """Train a recipe into a run."""
     from edgemtl import workflow
-    from edgemtl.launch import open_splits
+    from edgemtl.launch import is_main_process, open_splits
     from edgemtl.recipe import load
     from edgemtl.report.console import training_console
 
@@ -91,7 +90,7 @@ def train(
             _print(workflow.inspect(recipe, changes), as_json=False)
             return
         run = workflow.train(loaded, out, watch=training_console)
-    if os.environ.get("RANK", "0") == "0":  # torchrun starts this command once for each process
+    if is_main_process():
         typer.echo(str(run.path))
 
 
@@ -321,12 +320,12 @@ def main() -> None:
 def _print(*reports: msgspec.Struct, as_json: bool, out: Path | None = None) -> None:
     """Reports for a person, or as one JSON document for a script; the latter also into a file."""
     document = reports[0] if len(reports) == 1 else reports
-    text = msgspec.json.format(msgspec.json.encode(document), indent=2)
+    text = json_bytes(document)
     if out is not None:
         with replacing(out) as draft:
-            draft.write_bytes(text + b"\n")
+            draft.write_bytes(text)
     if as_json:
-        typer.echo(text.decode())
+        typer.echo(text.decode(), nl=False)
         return
     from rich.console import Console
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -35,6 +36,11 @@ def start(recipe: Recipe, out: Path | None, watch: Watch) -> Run:
 def go_on(run: Run, watch: Watch) -> Run:
     """Train a run from its checkpoint to its end. See ``workflow.resume``."""
     return _launch(make_fabric(run.recipe.training), _train_on, run.path, watch)
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks for all: torchrun starts the whole command once for each of them."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _launch(fabric: Fabric, function: Callable[..., Path], *args: object) -> Run:

@@ -15,7 +15,6 @@ bundles/             what was exported
 
 from __future__ import annotations
 
-import datetime
 import logging
 import platform
 import sys
@@ -32,10 +31,10 @@ from edgemtl import __version__, recipe
 from edgemtl.backbones import load_weights
 from edgemtl.collapse import CollapsedModel, fold
 from edgemtl.core.errors import DataError
-from edgemtl.core.files import replacing
+from edgemtl.core.files import json_bytes, replacing
 from edgemtl.core.inspection import Certificate
 from edgemtl.core.plan import SharingPlan
-from edgemtl.core.report import EvalReport, Scores
+from edgemtl.core.report import EvalReport, Scores, timestamp
 from edgemtl.data.base import Batch
 from edgemtl.kernels import Plain
 from edgemtl.model import MultitaskModel
@@ -77,8 +76,8 @@ class Run:
         with replacing(path) as draft:
             draft.mkdir()
             (draft / "recipe.yaml").write_text(recipe.dump(recipe_))
-            (draft / "plan.json").write_bytes(_json(plan))
-            (draft / "env.json").write_bytes(_json(environment()))
+            (draft / "plan.json").write_bytes(json_bytes(plan))
+            (draft / "env.json").write_bytes(json_bytes(environment()))
             tensors = {"image": samples.image, **{f"label.{k}": v for k, v in samples.labels.items()}}
             safetensors.torch.save_file(
                 tensors, draft / "samples.safetensors", {"ids": "\n".join(samples.ids)}
@@ -169,12 +168,12 @@ class Run:
         with replacing(self.path / "collapsed") as draft:
             draft.mkdir()
             write_tensors(collapsed.model.state_dict(), draft / "weights.safetensors")
-            (draft / "certificate.json").write_bytes(_json(collapsed.certificate))
+            (draft / "certificate.json").write_bytes(json_bytes(collapsed.certificate))
 
     def save_json(self, name: str, value: object) -> None:
         """Write a file of the run."""
         with replacing(self.path / name) as draft:
-            draft.write_bytes(_json(value))
+            draft.write_bytes(json_bytes(value))
 
     def report(
         self, network: str, split: str, images: int, scores: Scores, subject: Path | None = None
@@ -186,7 +185,7 @@ class Run:
             data=str(self.recipe.data.__struct_config__.tag),
             split=split,
             images=images,
-            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            created=timestamp(),
             tasks={task: dict(table) for task, table in scores.items()},
             metrics={name: task.metrics for name, task in self.recipe.tasks.items()},
         )
@@ -236,7 +235,3 @@ def _load(model: MultitaskModel, path: Path) -> None:
             found=" ".join(str(error).split())[:200],
             fix="Train again, or restore the recipe that these weights were trained with.",
         ) from error
-
-
-def _json(value: object) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"

@@ -22,18 +22,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise DataError(path, expected="a weights file", found="no such file", fix="Check the path.")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make torch raise anything, an IndexError for example
-        refused = isinstance(error, pickle.UnpicklingError)
-        raise DataError(
-            path,
-            expected="tensors alone",
-            found="code or damage" if refused else str(error).partition("\n")[0] or type(error).__name__,
-            fix="Save the state dict with safetensors; code in a file is never executed.",
-        ) from error
+    fix = "Save the state dict with safetensors; code in a file is never executed."
+    found = load_without_code(path, "tensors alone", fix)
     # Training scripts often wrap the weights together with an epoch and an optimizer.
     for key in ("state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
@@ -43,6 +33,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             path, expected="names with tensors", found=type(found).__name__, fix="Save a plain state dict."
         )
     return {str(name): value for name, value in found.items()}
+
+
+def load_without_code(path: Path, expected: str, fix: str) -> object:
+    """What a .safetensors or torch file holds, on the CPU.
+
+    Raises:
+        DataError: it is damaged, or a pickle with code in it; ``expected`` and ``fix`` are for its message.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes make torch raise anything, an IndexError for example
+        refused = isinstance(error, pickle.UnpicklingError)
+        found = "code or damage" if refused else str(error).partition("\n")[0] or type(error).__name__
+        raise DataError(path, expected=expected, found=found, fix=fix) from error
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

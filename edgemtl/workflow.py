@@ -3,7 +3,6 @@ it wrote."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -26,7 +25,7 @@ from edgemtl.export import Export, write_bundle
 from edgemtl.illustrate import illustrate
 from edgemtl.inspection import inspect_bundle, inspect_model
 from edgemtl.kernels import composed
-from edgemtl.launch import Watch, go_on, open_splits, start
+from edgemtl.launch import Watch, go_on, is_main_process, open_splits, start
 from edgemtl.recipe import Recipe, load
 from edgemtl.run import Run, build_model
 from edgemtl.runtime.runner import BundleRunner
@@ -164,7 +163,7 @@ def check_data(recipe: Recipe, limit: int | None = None) -> Iterator[DataCheck]:
 
 
 def _illustrated(run: Run) -> Run:
-    if os.environ.get("RANK", "0") == "0":  # torchrun has every process come here
+    if is_main_process():
         illustrate(run)
     return run
 

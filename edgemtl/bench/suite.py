@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from edgemtl.bench.probe import Request, probe
 from edgemtl.bench.way import all_ways
 from edgemtl.core.bundle import MANIFEST, Manifest, read_manifest, sha256
 from edgemtl.core.errors import RecipeError
-from edgemtl.core.report import BenchReport, Measure, Stats
+from edgemtl.core.report import BenchReport, Measure, Stats, timestamp
 from edgemtl.runtime.opening import open_session
 from edgemtl.runtime.runner import choose_layout
 from edgemtl.runtime.session import available_cores
@@ -75,7 +74,7 @@ def bench(folder: Path, settings: BenchSettings | None = None) -> BenchReport:
     return BenchReport(
         bundle=manifest.name,
         manifest_sha256=sha256(folder / MANIFEST),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=timestamp(),
         settings={
             "layout": layout,
             "threads": threads,

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from edgemtl.core.errors import BundleError
+from edgemtl.core.files import json_bytes
 from edgemtl.core.plan import SharingPlan
 from edgemtl.core.report import MetricInfo
 
@@ -144,8 +145,7 @@ def sha256(path: Path) -> str:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write manifest.json and SHA256SUMS beside the files that ``manifest.files`` names."""
-    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    (folder / MANIFEST).write_bytes(text + b"\n")
+    (folder / MANIFEST).write_bytes(json_bytes(manifest))
     sums = {**manifest.files, MANIFEST: sha256(folder / MANIFEST)}
     (folder / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
 

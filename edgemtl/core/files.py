@@ -8,7 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import msgspec
+
 from edgemtl.core.errors import SetupError
+
+
+def json_bytes(value: object) -> bytes:
+    """A value as every JSON file of edgemtl is written: indented, with a line end."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -171,6 +172,11 @@ class Comparison(msgspec.Struct, frozen=True):
     names: tuple[str, ...]
     rows: tuple[ComparedRow, ...]
     differences: tuple[str, ...]
+
+
+def timestamp() -> str:
+    """Now, as reports and bundles state it: UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def delta_m(

@@ -3,7 +3,6 @@ appears as a whole or not at all."""
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -30,6 +29,7 @@ from edgemtl.core.bundle import (
 )
 from edgemtl.core.errors import RecipeError
 from edgemtl.core.files import replacing
+from edgemtl.core.report import timestamp
 from edgemtl.export.onnx import write_models
 
 GOLDEN_INPUTS, GOLDEN_OUTPUTS = "golden/inputs.npz", "golden/outputs.npz"
@@ -96,7 +96,7 @@ def write_bundle(
         )
         manifest = Manifest(
             name=name,
-            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            created=timestamp(),
             target=spec.target,
             precision="fp32",
             opset=spec.opset,

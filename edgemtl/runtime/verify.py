@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import zipfile
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 
 from edgemtl.core.bundle import MANIFEST, Manifest, read_manifest, sha256
 from edgemtl.core.errors import BundleError, RecipeError
-from edgemtl.core.report import Deviation, VerifyReport
+from edgemtl.core.report import Deviation, VerifyReport, timestamp
 from edgemtl.runtime.opening import open_session
 from edgemtl.runtime.runner import BundleRunner
 from edgemtl.runtime.session import Array, SessionFactory
@@ -52,7 +51,7 @@ def verify(
     return VerifyReport(
         bundle=manifest.name,
         manifest_sha256=sha256(folder / MANIFEST),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=timestamp(),
         runtime=runner.runtime,
         samples=len(image),
         atol=atol,

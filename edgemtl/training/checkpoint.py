@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from edgemtl.core.errors import DataError
 from edgemtl.core.files import replacing
+from edgemtl.tensors import load_without_code
 
 FORMAT = 1
 
@@ -51,16 +51,11 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
             raise DataError(
                 path, expected="a checkpoint to resume from", found="none", fix="Train without --resume."
             )
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # damaged bytes make torch raise anything, an IndexError for example
-            refused = isinstance(error, pickle.UnpicklingError)
-            raise DataError(
-                path,
-                expected="a checkpoint that edgemtl wrote",
-                found="code or damage" if refused else str(error).partition("\n")[0] or type(error).__name__,
-                fix="Nothing in it was executed: train again without --resume.",
-            ) from error
+        found = load_without_code(
+            path,
+            "a checkpoint that edgemtl wrote",
+            "Nothing in it was executed: train again without --resume.",
+        )
         written = found.pop("format", None) if isinstance(found, dict) else None
         if written != FORMAT:
             raise DataError(

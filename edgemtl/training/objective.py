@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from edgemtl.balancing import Balancer, Losses
 from edgemtl.data.base import Batch
+from edgemtl.kernels import factors, parametrized
 from edgemtl.model import MultitaskModel
+from edgemtl.training.optim import Optimizer
 
 
 class Objective:
@@ -40,6 +42,12 @@ class Objective:
         self._forward, self._autocast = model if forward is None else forward, autocast
         self._add_up, self._processes = add_up, processes
         self.trained: list[nn.Parameter] = list(dict.fromkeys([*model.parameters(), *balancer.parameters()]))
+
+    def optimizer(self, spec: Optimizer, lr_scale: float) -> torch.optim.Optimizer:
+        """An optimizer of all that is trained, with a group of its own for the factors of kernels."""
+        composing = {id(f.parameter) for _, layer in parametrized(self.model) for f in factors(layer)}
+        plain = [p for p in self.trained if id(p) not in composing]
+        return spec.build(spec.groups(plain, [p for p in self.trained if id(p) in composing], lr_scale))
 
     def losses(self, batch: Batch, tasks: Sequence[str] | None = None) -> tuple[Losses, Losses]:
         """One forward pass: the losses as they are, for the eye, and balanced, to descend.

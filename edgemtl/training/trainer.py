@@ -22,7 +22,7 @@ from edgemtl.core.report import Observer, Progress, Scores
 from edgemtl.data.augment import Augment
 from edgemtl.data.base import Batch, Dataset
 from edgemtl.data.loader import eval_batches, steps_per_epoch, train_batches
-from edgemtl.kernels import composed, factors, parametrized
+from edgemtl.kernels import composed
 from edgemtl.model import MultitaskModel
 from edgemtl.tensors import write_tensors
 from edgemtl.training.average import Average
@@ -92,15 +92,7 @@ class Trainer:
             add_up=self._add_up,
             processes=fabric.world_size,
         )
-        factor_ids = {id(f.parameter) for _, layer in parametrized(self.model) for f in factors(layer)}
-        trained = self.objective.trained
-        self.optimizer = spec.optimizer.build(
-            spec.optimizer.groups(
-                [p for p in trained if id(p) not in factor_ids],
-                [p for p in trained if id(p) in factor_ids],
-                lr_scale,
-            )
-        )
+        self.optimizer = self.objective.optimizer(spec.optimizer, lr_scale)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.average = Average(self.model, spec.ema) if spec.ema else None
         self.epoch_steps = steps_per_epoch(splits.train, spec.batch)
