@@ -82,7 +82,7 @@ def stepper(setting: Setting, rival: str) -> Callable[[], None]:
     recipe = recipes.load(FOLDER / f"{setting.recipe}.yaml", [*setting.overrides, *RIVALS[rival]])
     model = build_model(recipe).train()
     objective = Objective(model, recipe.balancing.build(tuple(recipe.tasks)))
-    optimizer = objective.optimizer(recipe.training.optimizer, recipe.kernel.lr_scale)
+    optimizer = objective.optimizer(recipe.training.optimizer)
     update, batch = UPDATES[recipe.training.update], random_batch(recipe, setting)
 
     def step() -> None:

@@ -49,6 +49,24 @@ def fold_layers(module: nn.Module) -> tuple[nn.Module, list[Skipped]]:
     return traced, left
 
 
+def followed_by_norm(module: nn.Module) -> dict[str, str]:
+    """The path of each convolution whose result a batch normalization reads, and nobody else, with its path.
+
+    Empty where torch.fx cannot trace the module.
+    """
+    try:
+        traced = fx.symbolic_trace(module)
+    except Exception:  # as above
+        return {}
+    pairs = {}
+    for node in traced.graph.nodes:
+        if node.op == "call_module" and isinstance(traced.get_submodule(str(node.target)), nn.BatchNorm2d):
+            source = node.args[0]
+            if source.op == "call_module" and _used_once(traced, source) and _used_once(traced, node):
+                pairs[str(source.target)] = str(node.target)
+    return pairs
+
+
 def _why_not(before: nn.Module | None, norm: nn.BatchNorm1d | nn.BatchNorm2d, alone: bool) -> str:
     """Why a normalization cannot be folded; empty where it can."""
     if not isinstance(before, nn.Conv2d | nn.Linear):

@@ -88,7 +88,6 @@ def _fit(
             recipe.training,
             splits,
             seed=recipe.seed,
-            lr_scale=recipe.kernel.lr_scale,
             folder=run.path,
             observer=observer,
         )

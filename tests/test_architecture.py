@@ -30,7 +30,7 @@ ARROWS: dict[str, str] = {
     "data": "core",
     "tasks": "core",
     "backbones": "core tensors",
-    "kernels": "core",
+    "kernels": "core folding",
     "balancing": "core",
     # The desk, from the network to the verbs.
     "model": "core tasks backbones kernels",

@@ -53,7 +53,7 @@ def test_a_recipe_builds_and_runs_a_step(name: str, nyuv2_root: Path) -> None:
     recipe, batch = first_batch(load(recipes()[name], overrides))
     model = build_model(recipe)
     objective = Objective(model, recipe.balancing.build(tuple(recipe.tasks)))
-    optimizer = objective.optimizer(recipe.training.optimizer, recipe.kernel.lr_scale)
+    optimizer = objective.optimizer(recipe.training.optimizer)
     before = [parameter.detach().clone() for parameter in objective.trained]
     for losses in UPDATES[recipe.training.update](objective, batch):
         assert all(loss.isfinite() for loss in losses.values())

@@ -21,12 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from edgemtl.core.plan import Group
-from edgemtl.kernels.base import Kernel, KernelMethod, UnsupportedError
+from edgemtl.kernels.base import UnsupportedError
+from edgemtl.kernels.weight import Kernel, WeightMethod
 
 Combine = Literal["product", "mean", "sum"]
 
 
-class Factorized(KernelMethod, frozen=True, kw_only=True, tag="factorized"):
+class Factorized(WeightMethod, frozen=True, kw_only=True, tag="factorized"):
     """``combine``: f above. ``middle``: whether M(t) is a diagonal or a full matrix."""
 
     combine: Combine = "product"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 
 from edgemtl.core.plan import Group
-from edgemtl.kernels.base import Kernel, KernelMethod, UnsupportedError
+from edgemtl.kernels.base import KernelMethod, UnsupportedError
 
 
 class Plain(KernelMethod, frozen=True, kw_only=True, tag="plain"):
     """No factors. The baseline of every other method."""
 
-    def kernel(self, layer: nn.Module, group: Group) -> Kernel:
+    def attach(self, path: str, copies: Mapping[Group, nn.Module]) -> None:
         """Always refuses."""
         raise UnsupportedError("kernels are plain")

@@ -43,11 +43,11 @@ class Objective:
         self._add_up, self._processes = add_up, processes
         self.trained: list[nn.Parameter] = list(dict.fromkeys([*model.parameters(), *balancer.parameters()]))
 
-    def optimizer(self, spec: Optimizer, lr_scale: float) -> torch.optim.Optimizer:
-        """An optimizer of all that is trained, with a group of its own for the factors of kernels."""
-        composing = {id(f.parameter) for _, layer in parametrized(self.model) for f in factors(layer)}
+    def optimizer(self, spec: Optimizer) -> torch.optim.Optimizer:
+        """An optimizer of all that is trained, with groups of their own for the factors of kernels."""
+        composing = {id(f.parameter): f for _, layer in parametrized(self.model) for f in factors(layer)}
         plain = [p for p in self.trained if id(p) not in composing]
-        return spec.build(spec.groups(plain, [p for p in self.trained if id(p) in composing], lr_scale))
+        return spec.build(spec.groups(plain, list(composing.values())))
 
     def losses(self, batch: Batch, tasks: Sequence[str] | None = None) -> tuple[Losses, Losses]:
         """One forward pass: the losses as they are, for the eye, and balanced, to descend.

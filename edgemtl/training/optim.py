@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from edgemtl.core.errors import RecipeError
+from edgemtl.kernels import Factor
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -28,17 +29,16 @@ class Optimizer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """An optimizer over parameter groups (each with ``params``, ``lr`` and ``weight_decay``)."""
         raise NotImplementedError
 
-    def groups(
-        self, plain: Sequence[nn.Parameter], factors: Sequence[nn.Parameter], lr_scale: float
-    ) -> list[dict[str, Any]]:
-        """Parameter groups. Factors have their own rate, and no weight decay: decaying factors is not
-        decaying the kernel that they compose (methods of overparameterization, Arora et al. 2018).
-        """
-        groups: list[dict[str, Any]] = [
-            {"params": list(plain), "lr": self.lr, "weight_decay": self.weight_decay},
-            {"params": list(factors), "lr": self.lr * lr_scale, "weight_decay": 0.0},
+    def groups(self, plain: Sequence[nn.Parameter], factors: Sequence[Factor]) -> list[dict[str, Any]]:
+        """Parameter groups: what is trained as it is, then the factors by their rate and weight decay."""
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, self.weight_decay): list(plain)}
+        for factor in factors:
+            groups.setdefault((factor.lr_scale, factor.weight_decay), []).append(factor.parameter)
+        return [
+            {"params": parameters, "lr": self.lr * scale, "weight_decay": decay}
+            for (scale, decay), parameters in groups.items()
+            if parameters
         ]
-        return [group for group in groups if group["params"]]
 
 
 class Adam(Optimizer, frozen=True, kw_only=True, tag="adam"):

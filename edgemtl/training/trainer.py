@@ -69,7 +69,6 @@ class Trainer:
         splits: Splits,
         *,
         seed: int,
-        lr_scale: float,
         folder: Path,
         observer: Observer | None = None,
     ) -> None:
@@ -92,7 +91,7 @@ class Trainer:
             add_up=self._add_up,
             processes=fabric.world_size,
         )
-        self.optimizer = self.objective.optimizer(spec.optimizer, lr_scale)
+        self.optimizer = self.objective.optimizer(spec.optimizer)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.average = Average(self.model, spec.ema) if spec.ema else None
         self.epoch_steps = steps_per_epoch(splits.train, spec.batch)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edgemtl.core.errors import RecipeError
+from edgemtl.kernels import Factor
 from edgemtl.training.optim import (
     SGD,
     Adam,
@@ -75,35 +76,36 @@ def test_poly_is_a_power_of_what_is_left() -> None:
     assert Poly(power=2.0).factor(75, STEPS, EPOCH_STEPS) == pytest.approx(0.25**2)
 
 
-def parameters() -> tuple[nn.Parameter, nn.Parameter]:
-    return nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+def parameters(lr_scale: float = 1.0, weight_decay: float = 0.0) -> tuple[nn.Parameter, Factor]:
+    return nn.Parameter(torch.ones(3)), Factor(nn.Parameter(torch.ones(3)), None, lr_scale, weight_decay)
 
 
 @pytest.mark.parametrize("member", get_args(OptimizerSpec), **MEMBERS)
-def test_factors_have_a_rate_of_their_own_and_no_decay(member: type[Optimizer]) -> None:
-    plain, factor = parameters()
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_factors_have_a_rate_and_a_decay_of_their_own(member: type[Optimizer], weight_decay: float) -> None:
+    plain, factor = parameters(0.3, weight_decay)
     spec = member(lr=0.1, weight_decay=0.5)
-    optimizer = spec.build(spec.groups([plain], [factor], 0.3))
+    optimizer = spec.build(spec.groups([plain], [factor]))
     found = [(group["params"], group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
-    assert found == [([plain], 0.1, 0.5), ([factor], pytest.approx(0.03), 0.0)]
+    assert found == [([plain], 0.1, 0.5), ([factor.parameter], pytest.approx(0.03), weight_decay)]
 
 
 @pytest.mark.parametrize("member", get_args(OptimizerSpec), **MEMBERS)
 def test_only_what_is_no_factor_decays(member: type[Optimizer]) -> None:
     plain, factor = parameters()
     spec = member(lr=0.1, weight_decay=0.5)
-    optimizer = spec.build(spec.groups([plain], [factor], 1.0))
-    plain.grad, factor.grad = torch.zeros(3), torch.zeros(3)
+    optimizer = spec.build(spec.groups([plain], [factor]))
+    plain.grad, factor.parameter.grad = torch.zeros(3), torch.zeros(3)
     optimizer.step()
     assert (plain < 1).all()
-    assert torch.equal(factor, torch.ones(3))
+    assert torch.equal(factor.parameter, torch.ones(3))
 
 
 @pytest.mark.parametrize("member", get_args(OptimizerSpec), **MEMBERS)
 def test_a_step_goes_down(member: type[Optimizer]) -> None:
     (parameter, _) = parameters()
     spec = member(lr=0.1)
-    optimizer = spec.build(spec.groups([parameter], [], 1.0))
+    optimizer = spec.build(spec.groups([parameter], []))
     for _ in range(20):
         optimizer.zero_grad()
         loss = parameter.square().sum()
@@ -114,7 +116,7 @@ def test_a_step_goes_down(member: type[Optimizer]) -> None:
 
 def test_without_factors_there_is_one_group() -> None:
     plain, _ = parameters()
-    assert len(Adam().groups([plain], [], 0.3)) == 1
+    assert len(Adam().groups([plain], [])) == 1
 
 
 def test_nesterov_needs_momentum() -> None:
@@ -145,4 +147,4 @@ def test_what_the_spec_allows_torch_takes(member: type[Optimizer]) -> None:
     extremes = {"betas": (0.0, 0.999999), "momentum": 1.0, "nesterov": True}
     options = {name: value for name, value in extremes.items() if name in member.__struct_fields__}
     spec = member(lr=1e-12, weight_decay=0, **options)
-    assert spec.build(spec.groups([parameters()[0]], [], 1.0))
+    assert spec.build(spec.groups([parameters()[0]], []))
