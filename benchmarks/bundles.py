@@ -132,6 +132,7 @@ def bare(path: Path, threads: int) -> Callable[[dict[str, Any]], object]:
     options.log_severity_level = 3
     options.add_session_config_entry("session.use_env_allocators", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_mem_pattern = False
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda feeds: session.run(None, feeds)
 

@@ -38,12 +38,14 @@ def collapse(model: MultitaskModel, size: tuple[int, int], images: Tensor | None
     probes = probes if images is None else torch.cat([probes, images])
     model.eval().double()
     plain, unfolded = fold(model)
-    fp64 = _agreement(model, plain, probes.double())
+    exact, folded = _predict(model, probes.double()), _predict(plain, probes.double())
     model.float()
     plain.float()
+    rounded, found = _predict(model, probes), _predict(plain, probes)
     certificate = Certificate(
-        fp64=fp64,
-        fp32=_agreement(model, plain, probes),
+        fp64=_agreements(exact, folded),
+        fp32=_agreements(rounded, found),
+        noise={task: agreement.relative for task, agreement in _agreements(exact, rounded).items()},
         size=size,
         parameters=(parameters_of(model), parameters_of(plain)),
         macs=(macs_of(model, probes[:1]), macs_of(plain, probes[:1])),
@@ -75,9 +77,13 @@ def fold(model: MultitaskModel) -> tuple[MultitaskModel, tuple[Skipped, ...]]:
     return plain, tuple(unfolded)
 
 
-def _agreement(trained: MultitaskModel, plain: MultitaskModel, images: Tensor) -> dict[str, Agreement]:
+def _predict(model: MultitaskModel, images: Tensor) -> dict[str, Tensor]:
     with torch.no_grad():
-        expected, found = trained(images), plain(images)
+        predictions: dict[str, Tensor] = model(images)
+    return predictions
+
+
+def _agreements(expected: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, Agreement]:
     table = {}
     for task, value in expected.items():
         difference = (value - found[task]).abs().max().item()

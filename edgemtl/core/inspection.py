@@ -7,6 +7,7 @@ import msgspec
 from edgemtl.core.errors import GateError
 
 FP64_LIMIT, FP32_LIMIT = 1e-10, 1e-5
+NOISES = 4  # of the trained network's own rounding errors; collapsing rounds anew, and not less lucky than that
 
 
 class Skipped(msgspec.Struct, frozen=True):
@@ -28,7 +29,9 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
     ``parameters`` and ``macs`` (of one image of ``size``, height and width) are (while training, collapsed).
     ``unfolded`` lists the batch normalizations that stay. ``scores`` holds, where they were measured, the
-    metrics of both networks on ``split``: {task: {metric: (trained, collapsed)}}.
+    metrics of both networks on ``split``: {task: {metric: (trained, collapsed)}}. ``noise`` is how far the
+    trained network is in fp32 from itself in fp64, relative as in ``Agreement``: no network can agree with it
+    better than that. It is large where an output magnifies rounding, such as the direction of a short vector.
     """
 
     fp64: dict[str, Agreement]
@@ -39,6 +42,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     unfolded: tuple[Skipped, ...] = ()
     split: str = ""
     scores: dict[str, dict[str, tuple[float, float]]] = {}
+    noise: dict[str, float] = {}
 
     @property
     def worst(self) -> dict[str, float]:
@@ -52,17 +56,24 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
         """Refuse a collapse that is not exact.
 
         Raises:
-            GateError: a task's relative error is not under 1e-10 in fp64 and 1e-5 in fp32.
+            GateError: a task's relative error is not under 1e-10 in fp64; or, in fp32, not under 1e-5 or four
+                times the task's noise, whichever is larger.
         """
-        for name, table, limit in (("fp64", self.fp64, FP64_LIMIT), ("fp32", self.fp32, FP32_LIMIT)):
-            for task, agreement in table.items():
-                if not agreement.relative < limit:  # also refuses NaN
-                    raise GateError(
-                        f"certificate {name} {task}",
-                        expected=f"a relative error under {limit:g}",
-                        found=f"{agreement.relative:.3g}",
-                        fix="The kernels do not fold exactly: please report this with the recipe.",
-                    )
+        for task, agreement in self.fp64.items():
+            _refuse_from(FP64_LIMIT, agreement, f"certificate fp64 {task}")
+        for task, agreement in self.fp32.items():
+            limit = max(FP32_LIMIT, NOISES * self.noise.get(task, 0.0))
+            _refuse_from(limit, agreement, f"certificate fp32 {task}")
+
+
+def _refuse_from(limit: float, agreement: Agreement, where: str) -> None:
+    if not agreement.relative < limit:  # also refuses NaN
+        raise GateError(
+            where,
+            expected=f"a relative error under {limit:.3g}",
+            found=f"{agreement.relative:.3g}",
+            fix="The kernels do not fold exactly: please report this with the recipe.",
+        )
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):

@@ -121,6 +121,7 @@ def _write(
         outputs=_infos(cut.writes, outputs, size),
         parameters=parameters_of(cut.module),
         macs=macs_of(cut.module, *(tensor[:1] for tensor in inputs)),
+        channels=max((m.out_channels for m in cut.module.modules() if isinstance(m, nn.Conv2d)), default=0),
     )
 
 

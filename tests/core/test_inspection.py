@@ -30,6 +30,15 @@ def test_an_error_that_is_not_under_the_limit_is_refused(limit: dict[str, float]
         certificate(**{precision: factor * value}).check()
 
 
+def test_a_task_that_is_noisy_in_fp32_by_itself_may_differ_by_as_much() -> None:
+    noisy = msgspec.structs.replace(certificate(fp32=3e-5), noise={"depth": 1e-5})
+    noisy.check()
+    with pytest.raises(GateError, match=r"expected a relative error under 4e-05, found 5e-05"):
+        msgspec.structs.replace(noisy, fp32={"depth": Agreement(0.1, 5e-5)}).check()
+    with pytest.raises(GateError, match="certificate fp64"):
+        msgspec.structs.replace(noisy, fp64={"depth": Agreement(0.1, 3e-5)}).check()
+
+
 def test_worst_is_the_largest_over_the_tasks() -> None:
     assert certificate(fp64=1e-12, fp32=1e-6).worst == {"fp64": 1e-12, "fp32": 1e-6}
 

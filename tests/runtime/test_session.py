@@ -19,6 +19,7 @@ FILE = ModelFile(
     (TensorInfo("depth", (-1, 1, 4, 6)), TensorInfo("other", (-1, 2), "float16")),
     parameters=0,
     macs=0,
+    channels=0,
 )
 
 
