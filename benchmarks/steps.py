@@ -18,6 +18,7 @@ import torch
 from harness import Finding, Outcome, interleave, main
 
 from edgemtl import recipe as recipes
+from edgemtl.core.malloc import keep_freed_memory
 from edgemtl.data import Batch
 from edgemtl.recipe import Recipe
 from edgemtl.run import build_model
@@ -80,6 +81,7 @@ def measure(quick: bool) -> Outcome:
 def stepper(setting: Setting, rival: str) -> Callable[[], None]:
     """A training step of a rival, always on the same batch."""
     recipe = recipes.load(FOLDER / f"{setting.recipe}.yaml", [*setting.overrides, *RIVALS[rival]])
+    keep_freed_memory()  # as the trainer does
     model = build_model(recipe).train()
     objective = Objective(model, recipe.balancing.build(tuple(recipe.tasks)))
     optimizer = objective.optimizer(recipe.training.optimizer)

@@ -68,6 +68,9 @@ def train(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was killed.")] = False,
+    twins: Annotated[
+        bool, typer.Option("--twins", help="Then each task alone, to give Delta_m against: RUN/twins/TASK.")
+    ] = False,
     devices: Annotated[int | None, typer.Option(min=1, help="Same as training.devices=N.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check recipe and data, show the network.")
@@ -81,7 +84,7 @@ def train(
 
     if resume:
         _refuse(bool(overrides or out or devices or dry_run), "--resume", "a run alone: its recipe is in it")
-        run = workflow.resume(Path(recipe), watch=training_console)
+        run = workflow.resume(Path(recipe), twins=twins, watch=training_console)
     else:
         changes = [*(overrides or []), *([f"training.devices={devices}"] if devices else [])]
         loaded = load(find_recipe(recipe), changes)
@@ -89,7 +92,7 @@ def train(
             open_splits(loaded)
             _print(workflow.inspect(recipe, changes), as_json=False)
             return
-        run = workflow.train(loaded, out, watch=training_console)
+        run = workflow.train(loaded, out, twins=twins, watch=training_console)
     if is_main_process():
         typer.echo(str(run.path))
 
@@ -104,7 +107,9 @@ def evaluate(
     ] = "",
     weights: Annotated[str, typer.Option(help="last or best, of a checkpoint.")] = "last",
     split: Annotated[str, typer.Option(help="A split of the run's data.")] = "val",
-    baseline: Annotated[Path | None, typer.Option(help="A run or report to give Delta_m against.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="A run, twins or report to give Delta_m against. Default: the twins.")
+    ] = None,
     minimum: Minimum = None,
     maximum: Maximum = None,
     out: ReportFile = None,

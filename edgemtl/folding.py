@@ -27,11 +27,11 @@ def fold_layers(module: nn.Module) -> tuple[nn.Module, list[Skipped]]:
         norms = [name for name, part in module.named_modules() if isinstance(part, _NORMS)]
         return module, [Skipped(name, f"torch.fx cannot trace the stage: {error}") for name in norms]
     left = []
-    for node in [node for node in traced.graph.nodes if node.op == "call_module"]:
+    for node in _calls(traced.graph):
         layer = traced.get_submodule(str(node.target))
-        source = node.args[0]
+        source = node.all_input_nodes[0]
         before = traced.get_submodule(str(source.target)) if source.op == "call_module" else None
-        alone = _used_once(traced, node) and source.op == "call_module" and _used_once(traced, source)
+        alone = _feeds_only(source, node)
         if isinstance(layer, _NORMS):
             reason = _why_not(before, layer, alone)
             if reason:
@@ -49,22 +49,30 @@ def fold_layers(module: nn.Module) -> tuple[nn.Module, list[Skipped]]:
     return traced, left
 
 
-def followed_by_norm(module: nn.Module) -> dict[str, str]:
-    """The path of each convolution whose result a batch normalization reads, and nobody else, with its path.
+def followed_by_norm(module: nn.Module, opaque: type[nn.Module]) -> dict[str, str]:
+    """The path of each layer whose result a batch normalization reads, and nobody else, with that one's path.
 
-    Empty where torch.fx cannot trace the module.
+    Modules of the type ``opaque`` are not looked into. Empty where torch.fx cannot trace the module.
     """
     try:
-        traced = fx.symbolic_trace(module)
+        graph = _Tracer(opaque).trace(module)
     except Exception:  # as above
         return {}
     pairs = {}
-    for node in traced.graph.nodes:
-        if node.op == "call_module" and isinstance(traced.get_submodule(str(node.target)), nn.BatchNorm2d):
-            source = node.args[0]
-            if source.op == "call_module" and _used_once(traced, source) and _used_once(traced, node):
-                pairs[str(source.target)] = str(node.target)
+    for node in _calls(graph):
+        source = node.all_input_nodes[0]
+        if isinstance(module.get_submodule(str(node.target)), nn.BatchNorm2d) and _feeds_only(source, node):
+            pairs[str(source.target)] = str(node.target)
     return pairs
+
+
+class _Tracer(fx.Tracer):
+    def __init__(self, opaque: type[nn.Module]) -> None:
+        super().__init__()
+        self.opaque = opaque
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, self.opaque) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _why_not(before: nn.Module | None, norm: nn.BatchNorm1d | nn.BatchNorm2d, alone: bool) -> str:
@@ -109,12 +117,19 @@ def _bias(conv: nn.Conv2d) -> Tensor:
     return conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
 
 
-def _used_once(traced: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a layer is called once, and its result read once."""
-    calls = [
-        other for other in traced.graph.nodes if other.op == "call_module" and other.target == node.target
-    ]
-    return len(calls) == 1 and len(node.users) == 1
+def _calls(graph: fx.Graph) -> list[fx.Node]:
+    """The calls of layers on something."""
+    return [node for node in graph.nodes if node.op == "call_module" and node.all_input_nodes]
+
+
+def _feeds_only(source: fx.Node, node: fx.Node) -> bool:
+    """Whether a layer's result is read by another layer alone, and each of them is called once."""
+    called = [call.target for call in _calls(node.graph)]
+    return (
+        source.op == "call_module"
+        and len(source.users) == 1
+        and called.count(source.target) == called.count(node.target) == 1
+    )
 
 
 def _replace(traced: fx.GraphModule, source: fx.Node, node: fx.Node, layer: nn.Module) -> None:

@@ -33,9 +33,9 @@ def inspect_model(subject: str, model: MultitaskModel, size: tuple[int, int]) ->
             )
         known[segment.name] = features
     for task, leaf in plain.leaf.items():
-        with torch.no_grad():
-            output = plain.run_head(task, known[leaf], size)
         head, feature = plain.heads[task], known[leaf][plain.blueprint[-1].name]
+        with torch.no_grad():
+            output = plain.run_head(task, feature, size)
         macs = macs_of(head, feature, size)
         parts.append(
             _part(leaf, f"head_{task}", (task,), tuple(output.shape[1:]), model.heads[task], head, macs)

@@ -12,6 +12,7 @@ import numpy as np
 from lightning_fabric import Fabric
 from torch.multiprocessing.spawn import ProcessRaisedException
 
+from edgemtl.collapse import fold
 from edgemtl.core.errors import DataError, RecipeError, TrainingError, nearest
 from edgemtl.core.locate import RUNS
 from edgemtl.core.report import Observer
@@ -19,10 +20,13 @@ from edgemtl.data.base import Batch, Dataset
 from edgemtl.data.loader import steps_per_epoch
 from edgemtl.model import MultitaskModel
 from edgemtl.recipe import Recipe
-from edgemtl.run import Run, build_model
+from edgemtl.run import SUMMARY, Run, build_model
 from edgemtl.tasks import Task
+from edgemtl.training.aggregation import weighing
+from edgemtl.training.distill import Distiller
 from edgemtl.training.fabric import make_fabric
 from edgemtl.training.trainer import Splits, Trainer
+from edgemtl.twins import open_twins
 
 SAMPLES = 8  # validation images that a run keeps for certificates, golden samples and pictures
 Watch = Callable[[], AbstractContextManager[Observer | None]]
@@ -36,6 +40,11 @@ def start(recipe: Recipe, out: Path | None, watch: Watch) -> Run:
 def go_on(run: Run, watch: Watch) -> Run:
     """Train a run from its checkpoint to its end. See ``workflow.resume``."""
     return _launch(make_fabric(run.recipe.training), _train_on, run.path, watch)
+
+
+def train_into(recipe: Recipe, path: Path, watch: Watch) -> Run:
+    """Train a recipe into a run at ``path``, or go on with the one there: what is killed is called again."""
+    return _launch(make_fabric(recipe.training), _train_into, recipe, path, watch)
 
 
 def is_main_process() -> bool:
@@ -56,6 +65,8 @@ def _launch(fabric: Fabric, function: Callable[..., Path], *args: object) -> Run
 def _train_new(fabric: Fabric, recipe: Recipe, out: Path | None, watch: Watch) -> Path:
     recipe, splits = open_splits(recipe)
     model = build_model(recipe, pretrained=True)
+    weighing(recipe.training.aggregation, len(recipe.tasks))  # may lack a solver: no run is laid out then
+    distiller = _distiller(recipe, model, splits)
     path = out or _free(RUNS / recipe.name)
     if fabric.global_rank == 0:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -67,17 +78,39 @@ def _train_new(fabric: Fabric, recipe: Recipe, out: Path | None, watch: Watch) -
             )
         Run.create(path, recipe, model.plan, _samples(splits.watch))
     path = fabric.broadcast(path)
-    return _fit(fabric, Run(path, recipe), model, splits, watch, restore=False)
+    return _fit(fabric, Run(path, recipe), model, distiller, splits, watch)
 
 
 def _train_on(fabric: Fabric, path: Path, watch: Watch) -> Path:
     run = Run.open(path)
     _, splits = open_splits(run.recipe)
-    return _fit(fabric, run, build_model(run.recipe), splits, watch, restore=True)
+    # A run that was killed before its first checkpoint begins again.
+    model = build_model(run.recipe, pretrained=not run.begun)
+    return _fit(fabric, run, model, _distiller(run.recipe, model, splits), splits, watch)
+
+
+def _train_into(fabric: Fabric, recipe: Recipe, path: Path, watch: Watch) -> Path:
+    # The main process decides for all: others may come when it has laid out the run already.
+    exists = fabric.broadcast(path.exists())
+    return _train_on(fabric, path, watch) if exists else _train_new(fabric, recipe, path, watch)
+
+
+def _distiller(recipe: Recipe, model: MultitaskModel, splits: Splits) -> Distiller | None:
+    spec = recipe.training.distill
+    if spec is None:
+        return None
+    twins = open_twins(Path(spec.teachers), recipe.tasks)
+    teachers = {task: fold(twin.trained())[0] for task, twin in twins.items()}  # folded: faster, and exact
+    return spec.build(model, teachers, splits.augment.crop or splits.train.size)
 
 
 def _fit(
-    fabric: Fabric, run: Run, model: MultitaskModel, splits: Splits, watch: Watch, *, restore: bool
+    fabric: Fabric,
+    run: Run,
+    model: MultitaskModel,
+    distiller: Distiller | None,
+    splits: Splits,
+    watch: Watch,
 ) -> Path:
     recipe = run.recipe
     with watch() if fabric.global_rank == 0 else nullcontext() as observer:
@@ -90,13 +123,14 @@ def _fit(
             seed=recipe.seed,
             folder=run.path,
             observer=observer,
+            distiller=distiller,
         )
-        if restore:
+        if run.begun:
             trainer.restore()
         found = trainer.fit()
     if fabric.global_rank == 0:
         split = "holdout" if splits.select else "val"
-        run.save_json("summary.json", run.report("checkpoint", split, len(splits.watch), found.scores))
+        run.save_json(SUMMARY, run.report("checkpoint", split, len(splits.watch), found.scores))
     return run.path
 
 

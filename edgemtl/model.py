@@ -78,6 +78,15 @@ class MultitaskModel(nn.Module):
         Raises:
             RecipeError: there is no such task.
         """
+        return self.run(image, tasks)[1]
+
+    def run(self, image: Tensor, tasks: Sequence[str] | None = None) -> tuple[Features, Features]:
+        """As ``forward``: what enters the head of each task, and its prediction."""
+        features, size = self.features(image, tasks), (image.shape[-2], image.shape[-1])
+        return features, {task: self.run_head(task, feature, size) for task, feature in features.items()}
+
+    def features(self, image: Tensor, tasks: Sequence[str] | None = None) -> Features:
+        """As ``forward``, but without the heads: what enters each, [B, channels, h, w]."""
         wanted = self.plan.tasks if tasks is None else tuple(tasks)
         for task in wanted:
             if task not in self.tasks:
@@ -88,10 +97,7 @@ class MultitaskModel(nn.Module):
         for segment in self.tree:
             if not set(wanted).isdisjoint(segment.group):
                 known[segment.name] = self.run_segment(segment, known[segment.parent])
-        return {
-            task: self.run_head(task, known[self.leaf[task]], (image.shape[-2], image.shape[-1]))
-            for task in wanted
-        }
+        return {task: known[self.leaf[task]][self.blueprint[-1].name] for task in wanted}
 
     def run_segment(self, segment: Segment, features: Features) -> Features:
         """The features known before a segment -> those known after it."""
@@ -102,9 +108,9 @@ class MultitaskModel(nn.Module):
                 known.update(stage(modules[stage.name], known))
         return known
 
-    def run_head(self, task: str, features: Features, size: tuple[int, int]) -> Tensor:
-        """The features on a task's path and (height, width) of the image -> its prediction."""
-        prediction: Tensor = self.heads[task](features[self.blueprint[-1].name], size)
+    def run_head(self, task: str, feature: Tensor, size: tuple[int, int]) -> Tensor:
+        """The last feature on a task's path and (height, width) of the image -> its prediction."""
+        prediction: Tensor = self.heads[task](feature, size)
         return prediction
 
     def segment(self, name: str) -> nn.ModuleDict:

@@ -152,7 +152,7 @@ def _written_out(tree: Mapping[str, Any]) -> dict[str, Any]:
         if part in full:
             full[part] = _spec(full[part], Recipe, part)
     if isinstance(training := full.get("training"), dict):
-        given = [part for part in ("optimizer", "schedule") if part in training]
+        given = [part for part in ("optimizer", "factor_optimizer", "schedule") if part in training]
         full["training"] = training | {part: _spec(training[part], Training, part) for part in given}
     tasks = full.get("tasks")
     if isinstance(tasks, list) and all(isinstance(name, str) for name in tasks):

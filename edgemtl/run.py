@@ -9,8 +9,9 @@ state.pt             the checkpoint to resume from
 weights/             last, and best where it may be chosen
 collapsed/           the plain network's weights and its certificate
 plots/               curves and samples
-summary.json         the last evaluation
+summary.json         the evaluation at the end of training
 bundles/             what was exported
+twins/               a run for each task alone, of the same network
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ from edgemtl.model import MultitaskModel
 from edgemtl.recipe import Recipe
 from edgemtl.tensors import read_tensors, write_tensors
 from edgemtl.training.log import MetricsLog, Record
-from edgemtl.training.trainer import METRICS
+from edgemtl.training.trainer import METRICS, STATE
 
 FORMAT = 1
+SUMMARY = "summary.json"
 _LOG = logging.getLogger(__name__)
 _VERSIONED = ("torch", "numpy", "onnx", "onnxruntime", "lightning-fabric", "msgspec", "safetensors")
 
@@ -127,6 +129,25 @@ class Run:
         """(height, width) of the images that the network is evaluated and deployed on."""
         return self.samples.image.shape[-2], self.samples.image.shape[-1]
 
+    @property
+    def finished(self) -> bool:
+        """Whether it was trained to its end."""
+        return (self.path / SUMMARY).is_file()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is, or should be, a checkpoint to go on from."""
+        return self.finished or (self.path / STATE).is_file()
+
+    @property
+    def summary(self) -> EvalReport:
+        """The evaluation at the end of training.
+
+        Raises:
+            DataError: the run is not finished, or the file is damaged.
+        """
+        return read_evaluation(self.path / SUMMARY)
+
     def trained(self, weights: str = "last") -> MultitaskModel:
         """The network with the weights of training, on the CPU, in eval mode.
 
@@ -189,6 +210,23 @@ class Run:
             tasks={task: dict(table) for task, table in scores.items()},
             metrics={name: task.metrics for name, task in self.recipe.tasks.items()},
         )
+
+
+def read_evaluation(path: Path) -> EvalReport:
+    """A report of an evaluation.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=EvalReport)
+    except (OSError, msgspec.DecodeError) as error:
+        raise DataError(
+            path,
+            expected="a report of `edgemtl evaluate --json`, or a run that is finished",
+            found=str(error),
+            fix="Evaluate, or train to the end, first.",
+        ) from error
 
 
 def build_model(recipe: Recipe, *, pretrained: bool = False) -> MultitaskModel:

@@ -3,6 +3,7 @@ it wrote."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,7 +18,7 @@ from edgemtl.core.bundle import MANIFEST, Manifest, read_manifest
 from edgemtl.core.errors import DataError, RecipeError
 from edgemtl.core.inspection import DataCheck, Inspection
 from edgemtl.core.locate import find_recipe
-from edgemtl.core.report import EvalReport, Scores, delta_m
+from edgemtl.core.report import EvalReport, Scores, delta_m, gains
 from edgemtl.data.base import Dataset
 from edgemtl.data.check import check
 from edgemtl.data.loader import eval_batches
@@ -25,19 +26,22 @@ from edgemtl.export import Export, write_bundle
 from edgemtl.illustrate import illustrate
 from edgemtl.inspection import inspect_bundle, inspect_model
 from edgemtl.kernels import composed
-from edgemtl.launch import Watch, go_on, is_main_process, open_splits, start
+from edgemtl.launch import Watch, go_on, is_main_process, open_splits, start, train_into
 from edgemtl.recipe import Recipe, load
-from edgemtl.run import Run, build_model
+from edgemtl.run import Run, build_model, read_evaluation
 from edgemtl.runtime.runner import BundleRunner
 from edgemtl.tasks import Task
 from edgemtl.training.evaluate import Predict
 from edgemtl.training.evaluate import evaluate as evaluate_network
+from edgemtl.twins import TWINS, open_twins, twin_of
+
+_LOG = logging.getLogger(__name__)
 
 
-def train(recipe: Recipe, out: Path | None = None, *, watch: Watch = nullcontext) -> Run:
+def train(recipe: Recipe, out: Path | None = None, *, twins: bool = False, watch: Watch = nullcontext) -> Run:
     """Train a recipe into a new run: ``out``, or runs/NAME, or runs/NAME-2 where that is taken.
 
-    ``watch`` opens an observer in the process that trains, such as the console.
+    ``twins``: then its twins too. ``watch`` opens an observer in the process that trains, as the console.
 
     Raises:
         RecipeError: the recipe does not fit its data or this machine, or ``out`` is taken.
@@ -45,17 +49,23 @@ def train(recipe: Recipe, out: Path | None = None, *, watch: Watch = nullcontext
         TrainingError: a loss is not finite.
         SetupError: the run cannot be written.
     """
-    return _illustrated(start(recipe, out, watch))
+    run = _illustrated(start(recipe, out, watch))
+    return _with_twins(run, watch) if twins else run
 
 
-def resume(path: Path, *, watch: Watch = nullcontext) -> Run:
+def resume(path: Path, *, twins: bool = False, watch: Watch = nullcontext) -> Run:
     """Go on with a run where it was killed, to the weights that it would have had.
 
+    With ``twins``, whichever of the run and its twins are finished stay as they are.
+
     Raises:
-        DataError: it is no run, has no checkpoint, or its data are gone.
+        DataError: it is no run, its checkpoint or its data are gone, or a twin there is of another recipe.
         TrainingError, SetupError: as ``train``.
     """
-    return _illustrated(go_on(Run.open(path), watch))
+    run = Run.open(path)
+    if not (twins and run.finished):
+        run = _illustrated(go_on(run, watch))
+    return _with_twins(run, watch) if twins else run
 
 
 def collapse(run: Run, *, weights: str = "last", evaluate: bool = True) -> CollapsedModel:
@@ -116,7 +126,8 @@ def evaluate(
     weights: str = "last",
 ) -> EvalReport:
     """Metrics of a run's checkpoint or collapsed network (the default where there is one), or of a bundle
-    that lies in its run, through the bundle's runtime. ``baseline`` is a run, or a report of an evaluation.
+    that lies in its run, through the bundle's runtime. ``baseline`` is a run, a folder of twins, or a report
+    of an evaluation; by default the run's own twins, once all are there.
 
     Raises:
         DataError: the subject, its data or the baseline are missing or damaged.
@@ -132,7 +143,7 @@ def evaluate(
     dataset = run.recipe.data.dataset(split)
     scores = _scores(predict, run.recipe.tasks, dataset, batch or run.recipe.training.batch)
     report = run.report(kind, split, len(dataset), scores, subject)
-    return report if baseline is None else _against(report, baseline)
+    return _against_own_twins(report, run) if baseline is None else _against(report, baseline)
 
 
 def inspect(subject: str, overrides: Sequence[str] = ()) -> Inspection:
@@ -165,6 +176,21 @@ def check_data(recipe: Recipe, limit: int | None = None) -> Iterator[DataCheck]:
 def _illustrated(run: Run) -> Run:
     if is_main_process():
         illustrate(run)
+    return run
+
+
+def _with_twins(run: Run, watch: Watch) -> Run:
+    for task in run.recipe.tasks:
+        recipe, path = twin_of(run.recipe, task), run.path / TWINS / task
+        if path.exists() and Run.open(path).recipe != recipe:
+            raise DataError(
+                path,
+                expected="a twin of this run",
+                found="one of another recipe",
+                fix="Move it away to train it anew, or restore recipe.yaml.",
+            )
+        if not Run(path, recipe).finished:
+            _illustrated(train_into(recipe, path, watch))
     return run
 
 
@@ -214,16 +240,49 @@ def _scores(predict: Predict, tasks: Mapping[str, Task], dataset: Dataset, batch
         return evaluate_network(predict, tasks, eval_batches(dataset, batch=batch)).scores
 
 
-def _against(report: EvalReport, baseline: Path) -> EvalReport:
-    path = baseline / "summary.json" if baseline.is_dir() else baseline
+def _against_own_twins(report: EvalReport, run: Run) -> EvalReport:
+    twins = run.path / TWINS
+    if not all(Run(twins / task, run.recipe).finished for task in run.recipe.tasks):
+        return report
     try:
-        base = msgspec.json.decode(path.read_bytes(), type=EvalReport)
-    except (OSError, msgspec.DecodeError) as error:
-        raise DataError(
-            path,
-            expected="a report of `edgemtl evaluate --json`, or a run",
-            found=str(error),
-            fix="Evaluate it first.",
-        ) from error
-    overall, by_task = delta_m(report.tasks, base.tasks, report.metrics)
-    return msgspec.structs.replace(report, baseline=str(baseline), delta_m=overall, delta_m_tasks=by_task)
+        return _against(report, twins)
+    except DataError as error:  # nobody asked for the comparison, so it must not cost the metrics
+        _LOG.warning("no Delta_m: %s", error)
+        return report
+
+
+def _against(report: EvalReport, baseline: Path) -> EvalReport:
+    base: dict[str, dict[str, float]] = {}
+    for other in _baseline(baseline, report):
+        if (other.data, other.split) != (report.data, report.split):
+            raise DataError(
+                other.subject,
+                expected=f"a baseline on {report.data} {report.split}",
+                found=f"one on {other.data} {other.split}",
+                fix="Evaluate both on the same split of the same data.",
+            )
+        base |= other.tasks
+    overall, by_task = delta_m(report.tasks, base, report.metrics)
+    return msgspec.structs.replace(
+        report,
+        baseline=str(baseline),
+        delta_m=overall,
+        delta_m_tasks=by_task,
+        delta_m_metrics=gains(report.tasks, base, report.metrics),
+    )
+
+
+def _baseline(path: Path, report: EvalReport) -> list[EvalReport]:
+    """What a baseline, a run, the twins of the report's tasks or a report itself, scored on its split."""
+    if not path.is_dir():
+        return [read_evaluation(path)]
+    if (path / "env.json").is_file():
+        runs = [Run.open(path)]
+    else:
+        runs = list(open_twins(path, report.tasks).values())
+    return [
+        run.summary
+        if run.summary.split == report.split
+        else evaluate(run.path, network="checkpoint", split=report.split)
+        for run in runs
+    ]

@@ -42,9 +42,10 @@ ARROWS: dict[str, str] = {
     "recipe": "core data tasks backbones kernels balancing training",
     "run": "core tensors data backbones kernels model training collapse recipe",
     "illustrate": "core report run",
-    "launch": "core data tasks model training recipe run",
+    "twins": "core kernels balancing recipe run",
+    "launch": "core data tasks model training collapse recipe run twins",
     "workflow": "core runtime data tasks kernels training"
-    " collapse inspection export recipe run illustrate launch",
+    " collapse inspection export recipe run illustrate launch twins",
     # The command line; what it takes from the desk, it imports inside its commands.
     "cli": "core runtime bench report predict export recipe run launch workflow",
     "__main__": "cli",

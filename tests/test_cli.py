@@ -105,6 +105,18 @@ def test_evaluate_agrees_for_run_and_bundle_and_obeys_gates(chain: Path) -> None
     edgemtl("evaluate", "--max", "tasks.depth.abs=0", cwd=chain, code=3)
 
 
+def test_train_with_twins_and_evaluate_against_them(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(as_yaml(tasks={"depth": {}}, plan={}))
+    command = ["train", "tiny.yaml", "training.epochs=1", "--twins"]
+    assert edgemtl(*command, cwd=tmp_path).stdout.strip() == "runs/tiny"
+    shutil.rmtree(tmp_path / "runs" / "tiny" / "twins" / "depth")
+    edgemtl("train", "--resume", "runs/tiny", "--twins", cwd=tmp_path)
+    report = json.loads(edgemtl("evaluate", "--json", "--min", "delta_m=-100", cwd=tmp_path).stdout)
+    assert (report["subject"], report["baseline"]) == ("runs/tiny", "runs/tiny/twins")
+    assert report["delta_m"] == report["delta_m_tasks"]["depth"]
+    assert "Delta_m depth" in edgemtl("evaluate", "--baseline", "runs/tiny/twins", cwd=tmp_path).stdout
+
+
 def test_run_writes_pictures_and_arrays(chain: Path) -> None:
     from PIL import Image
 

@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn
 
-from edgemtl.folding import fold_layers
+from edgemtl.folding import fold_layers, followed_by_norm
 
 
 class Twice(nn.Module):
@@ -36,6 +36,42 @@ KEPT = {
     "something between": nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1)),
     "read twice": Twice(),
 }
+
+
+class Bottleneck(nn.Module):
+    """A linear bottleneck: what the normalization gives is read by the next layer and by the sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.next = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.norm(self.conv(x))
+        return self.next(inner) + inner
+
+
+class Reused(nn.Module):
+    """One normalization, and one convolution, for two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.norm = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.conv, self.after, self.then = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.norm(self.b(self.norm(input=self.a(x))))
+        return self.then(self.conv(self.after(self.conv(inner))))
+
+
+class Branching(nn.Module):
+    """Asks its input a question that torch.fx cannot answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) if x.mean() > 0 else x
 
 
 def convolutions(module: nn.Module) -> int:
@@ -77,3 +113,54 @@ def test_the_module_that_was_given_is_not_changed() -> None:
     before = {name: value.clone() for name, value in pair.state_dict().items()}
     fold_layers(pair)
     assert all(torch.equal(value, before[name]) for name, value in pair.state_dict().items())
+
+
+def test_a_normalization_whose_result_is_read_twice_folds() -> None:
+    module = Bottleneck().double()
+    for _ in range(3):
+        module(torch.rand(4, 4, 8, 8, dtype=torch.float64))
+    folded, left = fold_layers(module.eval())
+    assert left == []
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
+    image = torch.rand(2, 4, 7, 9, dtype=torch.float64)
+    torch.testing.assert_close(folded(image), module(image), rtol=1e-12, atol=1e-13)
+
+
+def test_a_layer_that_is_called_twice_stays() -> None:
+    module = Reused().eval()
+    folded, left = fold_layers(module)
+    assert {kept.layer for kept in left} == {"norm", "after", "then"}
+    image = torch.rand(1, 4, 5, 5)
+    assert torch.equal(folded(image), module(image))
+
+
+NORM = nn.BatchNorm2d(4)
+FOLLOWED: dict[str, tuple[nn.Module, dict[str, str]]] = {
+    "next to it": (nn.Sequential(nn.Conv2d(4, 4, 3), NORM, nn.ReLU()), {"0": "1"}),
+    "further in": (nn.Sequential(nn.Sequential(nn.Conv2d(4, 4, 3)), nn.Sequential(NORM)), {"0.0": "1.0"}),
+    "the normalization is read twice": (Bottleneck(), {"conv": "norm"}),
+    "something between": (nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), NORM), {"1": "2"}),
+    "read twice": (Twice(), {}),
+    "called twice": (Reused(), {}),
+    "at the entrance": (nn.Sequential(NORM, nn.Conv2d(4, 4, 3)), {}),
+    "not traceable": (Branching(), {}),
+}
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_a_layer_is_followed_by_the_normalization_that_alone_reads_it(name: str) -> None:
+    module, expected = FOLLOWED[name]
+    assert followed_by_norm(module, opaque=nn.LSTM) == expected
+
+
+def test_opaque_modules_are_not_looked_into() -> None:
+    module = nn.Sequential(nn.Conv2d(4, 4, 3), NORM, Branching(), nn.BatchNorm2d(4))
+    assert followed_by_norm(module, opaque=nn.LSTM) == {}
+    assert followed_by_norm(module, opaque=Branching) == {"0": "1", "2": "3"}
+
+
+def test_looking_leaves_nothing_in_the_module() -> None:
+    module = Bottleneck()
+    before = set(vars(module))
+    followed_by_norm(module, opaque=nn.LSTM)
+    assert set(vars(module)) == before

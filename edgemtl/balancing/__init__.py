@@ -2,8 +2,10 @@
 file and name it in ``BalancingSpec``."""
 
 from edgemtl.balancing.base import Balancer, Balancing, Losses
+from edgemtl.balancing.dwa import DWA
 from edgemtl.balancing.fixed import Fixed
+from edgemtl.balancing.uncertainty import Uncertainty
 
-BalancingSpec = Fixed
+BalancingSpec = Fixed | Uncertainty | DWA
 
-__all__ = ["Balancer", "Balancing", "BalancingSpec", "Fixed", "Losses"]
+__all__ = ["DWA", "Balancer", "Balancing", "BalancingSpec", "Fixed", "Losses", "Uncertainty"]

@@ -1,9 +1,13 @@
-"""What every balancer is: it weighs the tasks' losses before they are added or routed."""
+"""What every balancer is: it weighs the tasks' losses before they are added or routed.
+
+A balancer keeps the losses apart, since a routed step leads each task's share its own way. Formulas that only
+give a scalar, such as torchjd's scalarizers, do not fit, so members write theirs out.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from torch import Tensor, nn
@@ -16,7 +20,15 @@ class Balancer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, losses: Losses) -> Losses:
-        """The scalar loss of each task -> the same, weighted; their sum is what training minimizes."""
+        """The scalar loss of each task, or of some -> the same, weighted; their sum is what training
+        minimizes.
+        """
+
+    @abstractmethod
+    def end_epoch(self, means: Mapping[str, float]) -> None:
+        """An epoch of training has ended, in which the tasks had these mean losses, unweighted and over the
+        batches of all processes.
+        """
 
 
 class Balancing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):

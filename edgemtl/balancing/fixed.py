@@ -36,3 +36,6 @@ class _Fixed(Balancer):
 
     def forward(self, losses: Losses) -> Losses:
         return {task: self.weights.get(task, 1.0) * loss for task, loss in losses.items()}
+
+    def end_epoch(self, means: Mapping[str, float]) -> None:
+        """Fixed weights stay."""

@@ -53,8 +53,8 @@ class TensorInfo(msgspec.Struct, frozen=True):
 class ModelFile(msgspec.Struct, frozen=True):
     """One ONNX file: which tasks need it, what it reads and what it writes.
 
-    Tensor names are unique in a bundle, so a runner only keeps a table of tensors by name. ``channels`` is the
-    most that one of its convolutions writes, 0 where it has none.
+    Tensor names are unique in a bundle, so a runner only keeps a table of tensors by name. ``channels`` is
+    the most that one of its convolutions writes, 0 where it has none.
     """
 
     name: str

@@ -7,7 +7,9 @@ import msgspec
 from edgemtl.core.errors import GateError
 
 FP64_LIMIT, FP32_LIMIT = 1e-10, 1e-5
-NOISES = 4  # of the trained network's own rounding errors; collapsing rounds anew, and not less lucky than that
+NOISES = (
+    4  # of the trained network's own rounding errors; collapsing rounds anew, and not less lucky than that
+)
 
 
 class Skipped(msgspec.Struct, frozen=True):

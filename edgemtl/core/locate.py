@@ -14,16 +14,19 @@ _VERBS = {"run": "train", "bundle": "export"}
 
 
 def newest(what: Literal["run", "bundle"], root: Path = RUNS) -> Path:
-    """The run or bundle under ``root`` that was written last.
+    """The run or bundle under ``root`` that was written last. One inside another, such as a run's twin, is
+    part of that one.
 
     Raises:
         DataError: there is none.
     """
+    marked = {path.parent: path for path in root.rglob(_MARKERS[what])}
     # Drafts that a killed process left are hidden.
     found = [
         path
-        for path in root.rglob(_MARKERS[what])
-        if not any(part.startswith(".") for part in path.relative_to(root).parts)
+        for folder, path in marked.items()
+        if marked.keys().isdisjoint(folder.parents)
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
     ]
     if not found:
         raise DataError(

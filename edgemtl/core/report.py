@@ -91,7 +91,7 @@ class EvalReport(msgspec.Struct, frozen=True, kw_only=True):
     """What `edgemtl evaluate` writes: metrics per task over a whole split.
 
     ``network`` says what was measured: ``checkpoint``, ``collapsed`` or ``bundle``. ``delta_m`` (percent, +
-    is better than the baseline) is there when a baseline was named.
+    is better than the baseline) is there when there was a baseline, overall, by task and by metric.
     """
 
     kind: str = "evaluate"
@@ -107,6 +107,7 @@ class EvalReport(msgspec.Struct, frozen=True, kw_only=True):
     baseline: str | None = None
     delta_m: float | None = None
     delta_m_tasks: dict[str, float] = {}
+    delta_m_metrics: dict[str, dict[str, float]] = {}
 
 
 class Deviation(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,20 +180,16 @@ def timestamp() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def delta_m(
+def gains(
     scores: Scores, baseline: Scores, metrics: Mapping[str, tuple[MetricInfo, ...]]
-) -> tuple[float, dict[str, float]]:
-    """Relative gain over a baseline in percent: overall, and per task. **Positive is better.**
-
-    Delta_m = 100 * mean over all metrics of s * (M - B) / B with s = +1 where higher is better, else -1
-    (Maninis et al. 2019, eq. 4, over all metrics as in Nash-MTL), less those that are not ``in_delta``. Most
-    papers print the opposite sign. The overall figure is the plain mean over all metrics, so a task with more
-    metrics weighs more; the per-task means stand beside it for that reason.
+) -> dict[str, dict[str, float]]:
+    """The gain over a baseline of each task's metrics that are ``in_delta``, in percent of the baseline.
+    **Positive is better**, whichever way the metric counts.
 
     Raises:
         DataError: the baseline lacks a task or a metric, or is 0 there.
     """
-    per_task: dict[str, list[float]] = {}
+    found: dict[str, dict[str, float]] = {}
     for task, infos in metrics.items():
         for info in infos:
             if not info.in_delta:
@@ -206,9 +203,26 @@ def delta_m(
                     fix="Name a baseline that was evaluated on the same tasks.",
                 )
             sign = 1.0 if info.higher_is_better else -1.0
-            per_task.setdefault(task, []).append(100 * sign * (scores[task][info.name] - base) / base)
-    gains = [gain for task in per_task.values() for gain in task]
-    return sum(gains) / len(gains), {task: sum(g) / len(g) for task, g in per_task.items()}
+            found.setdefault(task, {})[info.name] = 100 * sign * (scores[task][info.name] - base) / base
+    return found
+
+
+def delta_m(
+    scores: Scores, baseline: Scores, metrics: Mapping[str, tuple[MetricInfo, ...]]
+) -> tuple[float, dict[str, float]]:
+    """Relative gain over a baseline in percent: overall, and per task. **Positive is better.**
+
+    Delta_m = 100 * mean over all metrics of s * (M - B) / B with s = +1 where higher is better, else -1
+    (Maninis et al. 2019, eq. 4, over all metrics as in Nash-MTL), less those that are not ``in_delta``. Most
+    papers print the opposite sign. The overall figure is the plain mean over all metrics, so a task with more
+    metrics weighs more; the per-task means stand beside it for that reason.
+
+    Raises:
+        DataError: as ``gains``.
+    """
+    by_task = {task: list(found.values()) for task, found in gains(scores, baseline, metrics).items()}
+    of_all = [gain for found in by_task.values() for gain in found]
+    return sum(of_all) / len(of_all), {task: sum(found) / len(found) for task, found in by_task.items()}
 
 
 class Progress(NamedTuple):

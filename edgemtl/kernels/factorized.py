@@ -5,83 +5,128 @@ After Ren & Shi, "Learning Compact Neural Networks with Deep Overparameterised M
 The weight W [co, ci, kh, kw] of every convolution group, transposed to [ci, kh, co, kw] and read as a matrix
 (ci kh) x (co kw), is the product (spatial SVD, Jaderberg et al. 2014)
 
-    W_G = U f(M(t) for t in G) V,    U: (ci kh) x r,  M(t): r or r x r,  V: r x (co kw),  r = min(ci kh, co
-    kw)
+    W_G = U f(M(t) for t in G) V,    U: (ci kh) x r,  M(t): r or r x r,  V: r x (co kw),
 
-for a group G of tasks; U and V are shared by all tasks, M(t) belongs to task t. f is the product, mean or
-sum. At the start U S V is the singular value decomposition of the plain initialization and f(M) = S, so that
-the network computes what it computed before. Linear layers are the case kh = kw = 1.
+with r = min(ci kh, co kw), for a group G of tasks; U and V are shared by all tasks, M(t) belongs to task t. f
+is the product, mean or sum. Where U or V belong to the tasks too, W_G = f(U(t) M(t) V(t) for t in G), and f
+is the mean or sum. At the start U S V is the singular value decomposition of the plain initialization and
+f(M) = S, so that the network computes what it computed before. Linear layers are the case kh = kw = 1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from edgemtl.core.errors import RecipeError
 from edgemtl.core.plan import Group
-from edgemtl.kernels.base import UnsupportedError
-from edgemtl.kernels.weight import Kernel, WeightMethod
-
-Combine = Literal["product", "mean", "sum"]
+from edgemtl.kernels.weight import Kernel, Shape, WeightMethod, rate_of, shape_of
 
 
 class Factorized(WeightMethod, frozen=True, kw_only=True, tag="factorized"):
-    """``combine``: f above. ``middle``: whether M(t) is a diagonal or a full matrix."""
+    """``combine``: f above. ``middle``: whether M(t) is a diagonal or a full matrix. ``shared``: which of U
+    and V all tasks share; the others belong to tasks.
 
-    combine: Combine = "product"
+    ``spectrum``: where the singular values are at the start: in M, or half in U and V each (U S^(1/2) and
+    S^(1/2) V, with f(M) = I). ``log_middle``: M = exp(m) of what is trained, so that none changes its sign.
+    ``rates``: equal by default: on NYUv2, rates of U and V that fell with the rank did worse.
+    """
+
+    combine: Literal["product", "mean", "sum"] = "product"
     middle: Literal["diagonal", "full"] = "diagonal"
+    shared: Literal["both", "u", "v", "none"] = "both"
+    spectrum: Literal["middle", "outer"] = "middle"
+    log_middle: bool = False
+    rates: Literal["size", "equal"] = "equal"
+
+    def __post_init__(self) -> None:
+        if self.combine == "product" and self.shared != "both":
+            raise RecipeError(
+                "$.kernel.shared",
+                expected="both, where M(t) are combined by their product",
+                found=self.shared,
+                fix="Share both, or choose `combine: mean` or `sum`.",
+            )
+        if self.log_middle and self.middle == "full":
+            raise RecipeError(
+                "$.kernel.log_middle",
+                expected="false for full matrices M(t)",
+                found="true",
+                fix="Choose `middle: diagonal` or `log_middle: false`.",
+            )
 
     def kernel(self, layer: nn.Module, group: Group) -> Kernel:
         """The factors of a convolution (any stride, padding, dilation, groups) or a linear layer."""
-        if not isinstance(layer, nn.Conv2d | nn.Linear):
-            raise UnsupportedError(f"{type(layer).__name__} is neither Conv2d nor Linear")
-        groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
-        return _UMV(tuple(layer.weight.shape), groups, group, self.combine, self.middle == "full")
+        return _UMV(shape_of(layer), tuple(layer.get_parameter("weight").shape), group, self)
 
 
 class _UMV(Kernel):
-    """Factors U [g, ci kh, r], V [g, r, co kw] and, for each task, M [g, r] or [g, r, r]; g conv groups."""
+    """Factors U [g, ci kh, r] and V [g, r, co kw], shared or one for each task, then M of each task,
+    [g, 1, r] or [g, r, r]; g conv groups.
+    """
 
-    def __init__(
-        self, shape: tuple[int, ...], groups: int, tasks: Group, combine: Combine, full: bool
-    ) -> None:
+    def __init__(self, shape: Shape, weight_shape: tuple[int, ...], tasks: Group, method: Factorized) -> None:
         super().__init__()
-        self.shape, self.groups, self.combine, self.full = shape, groups, combine, full
-        self.owners = (None, None, *tasks)
+        self.shape, self.weight_shape, self.method = shape, weight_shape, method
+        rank = min(shape.inputs * shape.height, shape.outputs * shape.width)
+        u_owners = (None,) if method.shared in ("both", "u") else tasks
+        v_owners = (None,) if method.shared in ("both", "v") else tasks
+        self.owners = (*u_owners, *v_owners, *tasks)
+        self.counts = (len(u_owners), len(v_owners), len(tasks))
+        self.rates = (*(rate_of(rank),) * (len(u_owners) + len(v_owners)), *(1.0,) * len(tasks))
 
     def forward(self, *factors: Tensor) -> Tensor:
-        u, v, *middles = factors
-        middle = self._combined(middles)
-        matrix = u @ middle @ v if self.full else (u * middle.unsqueeze(-2)) @ v
-        out_channels, in_channels, *kernel = self.shape
-        height, width = kernel or (1, 1)
-        split = matrix.view(self.groups, in_channels, height, out_channels // self.groups, width)
-        return split.permute(0, 3, 1, 2, 4).reshape(self.shape)
+        first, second, _ = self.counts
+        us, vs, middles = factors[:first], factors[first : first + second], factors[first + second :]
+        if self.method.log_middle:
+            middles = tuple(middle.exp() for middle in middles)
+        if self.method.shared == "both":
+            matrix = self._times(us[0], self._combined(middles)) @ vs[0]
+        else:
+            # A sum of products over the tasks is one product, with the tasks' ranks side by side.
+            left = [self._times(us[t % first], middle) for t, middle in enumerate(middles)]
+            right = [vs[t % second] for t in range(len(middles))]
+            matrix = torch.cat(left, -1) @ torch.cat(right, -2)
+            if self.method.combine == "mean":
+                matrix = matrix / len(middles)
+        groups, outputs, inputs, height, width = self.shape
+        split = matrix.view(groups, inputs, height, outputs, width)
+        return split.permute(0, 3, 1, 2, 4).reshape(self.weight_shape).contiguous()
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
-        u, s, v = torch.linalg.svd(self._matrix(weight).double(), full_matrices=False)
-        count = len(self.owners) - 2
-        share = {"product": s.pow(1 / count), "mean": s, "sum": s / count}[self.combine]
-        middle = torch.diag_embed(share) if self.full else share
+        groups, outputs, inputs, height, width = self.shape
+        split = weight.double().reshape(groups, outputs, inputs, height, width).permute(0, 2, 3, 1, 4)
+        u, s, v = torch.linalg.svd(
+            split.reshape(groups, inputs * height, outputs * width), full_matrices=False
+        )
+        s = s.unsqueeze(-2)
+        if self.method.spectrum == "outer":
+            u, s, v = u * s.sqrt(), torch.ones_like(s), s.sqrt().mT * v
+        first, second, count = self.counts
+        middle = {"product": s.pow(1 / count), "mean": s, "sum": s / count}[self.method.combine]
+        if self.method.log_middle:
+            middle = middle.clamp_min(torch.finfo(weight.dtype).tiny).log()
+        if self.method.middle == "full":
+            middle = torch.diag_embed(middle.squeeze(-2))
         # Each factor is a tensor of its own: tasks that start equal must not stay one.
-        return tuple(factor.to(weight.dtype, copy=True).contiguous() for factor in (u, v, *[middle] * count))
+        return tuple(
+            factor.to(weight.dtype, copy=True).contiguous()
+            for factor in (*[u] * first, *[v] * second, *[middle] * count)
+        )
 
-    def _combined(self, middles: list[Tensor]) -> Tensor:
-        if self.combine == "product":
+    def _times(self, u: Tensor, middle: Tensor) -> Tensor:
+        """U M, of a diagonal [g, 1, r] or a matrix M."""
+        return u @ middle if self.method.middle == "full" else u * middle
+
+    def _combined(self, middles: Sequence[Tensor]) -> Tensor:
+        """f above."""
+        if self.method.combine == "product":
             product = middles[0]
             for middle in middles[1:]:
-                product = product @ middle if self.full else product * middle
+                product = self._times(product, middle)
             return product
-        total = torch.stack(middles).sum(0)
-        return total / len(middles) if self.combine == "mean" else total
-
-    def _matrix(self, weight: Tensor) -> Tensor:
-        """[co, ci, kh, kw] -> [g, ci kh, co kw]."""
-        out_channels, in_channels, *kernel = self.shape
-        height, width = kernel or (1, 1)
-        split = weight.reshape(self.groups, out_channels // self.groups, in_channels, height, width)
-        return split.permute(0, 2, 3, 1, 4).reshape(
-            self.groups, in_channels * height, out_channels // self.groups * width
-        )
+        total = torch.stack(tuple(middles)).sum(0)
+        return total / len(middles) if self.method.combine == "mean" else total

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from edgemtl.core.plan import Group
-from edgemtl.kernels.base import KernelMethod
+from edgemtl.kernels.base import KernelMethod, UnsupportedError
 
 composed = parametrize.cached  # within it, every kernel is composed once and is one tensor for all tasks
 
@@ -27,22 +27,21 @@ class Kernel(nn.Module, ABC):
     """The parametrization of one weight.
 
     ``owners`` has an entry for each factor, in the order of ``right_inverse``: the task whose own factor it
-    is, or None for a factor that all tasks share. Groups that fork share the latter as one Parameter.
-    ``rates`` are the learning rates of the factors relative to each other; see ``rate_of``.
+    is, or None for a factor of no single task. Where tasks own factors, groups that fork share the others,
+    each as one Parameter; where none does, they share nothing, or they could never come to differ.
+    ``rates`` are the learning rates that the factors' sizes ask for, relative to that of a plain kernel.
     """
 
     owners: tuple[str | None, ...]
+    rates: tuple[float, ...]
     lr_scale: float = 1.0
     weight_decay: float = 0.0
 
-    @property
-    def rates(self) -> tuple[float, ...]:
-        """All factors move at the method's rate, unless a method knows better."""
-        return (1.0,) * len(self.owners)
-
     @abstractmethod
     def forward(self, *factors: Tensor) -> Tensor:
-        """Compose the kernel; the shape of the layer's weight."""
+        """Compose the kernel, of the shape of the layer's weight, and contiguous: strides of another memory
+        format would carry over to all that follows the layer.
+        """
 
     @abstractmethod
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
@@ -54,10 +53,12 @@ class WeightMethod(KernelMethod, frozen=True, kw_only=True):
 
     ``lr_scale``: the learning rate of the factors relative to the optimizer's. ``weight_decay``: theirs,
     0 by default, since decaying factors is not decaying the kernel that they compose (Arora et al. 2018).
+    ``rates``: whether each factor's rate also follows its size, as its ``Kernel`` says, or all are equal.
     """
 
     lr_scale: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    rates: Literal["size", "equal"] = "size"
 
     def kernel(self, layer: nn.Module, group: Group) -> Kernel:
         """The parametrization of a layer's weight for a group of tasks.
@@ -74,14 +75,46 @@ class WeightMethod(KernelMethod, frozen=True, kw_only=True):
             layer = copy.get_submodule(path)
             kernel = self.kernel(layer, group)
             kernel.lr_scale, kernel.weight_decay = self.lr_scale, self.weight_decay
+            if self.rates == "equal":
+                kernel.rates = (1.0,) * len(kernel.owners)
             parametrize.register_parametrization(layer, "weight", kernel)
             first = first or layer
             _share(_composition(first), _composition(layer))
 
 
+class Shape(NamedTuple):
+    """The sizes of a kernel: [groups x outputs, inputs, height, width]; a linear layer has 1x1 positions."""
+
+    groups: int
+    outputs: int
+    inputs: int
+    height: int
+    width: int
+
+    @property
+    def positions(self) -> int:
+        """The spatial positions of the kernel."""
+        return self.height * self.width
+
+
+def shape_of(layer: nn.Module) -> Shape:
+    """The sizes of a layer's kernel.
+
+    Raises:
+        UnsupportedError: it is neither a Conv2d (of any stride, padding, dilation, groups) nor a Linear.
+    """
+    if isinstance(layer, nn.Conv2d):
+        height, width = layer.weight.shape[2:]
+        inputs = layer.in_channels // layer.groups
+        return Shape(layer.groups, layer.out_channels // layer.groups, inputs, height, width)
+    if isinstance(layer, nn.Linear):
+        return Shape(1, layer.out_features, layer.in_features, 1, 1)
+    raise UnsupportedError(f"{type(layer).__name__} is neither Conv2d nor Linear")
+
+
 class Factor(NamedTuple):
-    """A trained factor, and the task that owns it (None: shared by all). ``lr_scale`` is its learning rate
-    relative to the optimizer's.
+    """A trained factor, and the task that owns it (None: no single task does). ``lr_scale`` is its learning
+    rate relative to the optimizer's.
     """
 
     parameter: nn.Parameter
@@ -136,8 +169,11 @@ def _factors(composition: parametrize.ParametrizationList) -> list[Factor]:
 
 
 def _share(source: parametrize.ParametrizationList, copy: parametrize.ParametrizationList) -> None:
-    """Give a copy's composition the shared factors of another one."""
-    shared = [factor.parameter for factor in _factors(source) if factor.owner is None]
-    own = [index for index, factor in enumerate(_factors(copy)) if factor.owner is None]
-    for index, parameter in zip(own, shared, strict=True):
+    """Give a copy's composition the factors of another one that belong to no task, if any belong to one."""
+    found, kept = _factors(source), _factors(copy)
+    if all(factor.owner is None for factor in kept):
+        return
+    shared = [factor.parameter for factor in found if factor.owner is None]
+    places = [index for index, factor in enumerate(kept) if factor.owner is None]
+    for index, parameter in zip(places, shared, strict=True):
         copy.register_parameter(f"original{index}", parameter)

@@ -33,9 +33,10 @@ class _Lines:
         if progress.scores is None:
             return
         parts = [f"epoch {progress.epoch}/{progress.epochs}", f"left {_clock(_left_s(progress))}"]
-        for task, metrics in progress.scores.items():
-            values = " ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            parts.append(f"{task}: loss {progress.losses[task]:.4g} {values}")
+        for name, loss in progress.losses.items():
+            metrics = progress.scores.get(name, {})  # a loss that is no task's own has none
+            values = (f" {metric} {value:.4g}" for metric, value in metrics.items())
+            parts.append(f"{name}: loss {loss:.4g}{''.join(values)}")
         self._console.print("  ".join(parts), highlight=False, soft_wrap=True)
 
 

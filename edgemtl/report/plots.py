@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from edgemtl.core.files import replacing
 
 
 def plot_curves(records: list[dict[str, Any]], path: Path) -> None:
-    """Draw, for each task, the losses and every metric over the epochs, as a PNG."""
+    """Draw the losses and every metric of each task over the epochs, and other losses alone, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -24,7 +25,9 @@ def plot_curves(records: list[dict[str, Any]], path: Path) -> None:
     for row, (task, names) in zip(axes, metrics.items(), strict=True):
         # The dots show an epoch that stands alone.
         row[0].plot([r["epoch"] for r in records], [r["losses"][task] for r in records], ".-", label="train")
-        row[0].plot(epochs, [r["validation_losses"][task] for r in evaluated], ".-", label="validation")
+        # What training alone minimizes, such as the distance to a teacher, has no loss on validation images.
+        validation = [r["validation_losses"].get(task, math.nan) for r in evaluated]
+        row[0].plot(epochs, validation, ".-", label="validation")
         row[0].set_title(f"{task}: loss", fontsize=9)
         row[0].legend(fontsize=7)
         for axis, name in zip(row[1:], names, strict=False):

@@ -61,20 +61,22 @@ def verify_table(report: VerifyReport) -> Table:
 
 
 def eval_table(report: EvalReport) -> Table:
-    """Every metric of every task, and Delta_m where a baseline was named."""
-    table = new_table(
-        f"{report.subject} ({report.network}) on {report.data} {report.split}", "", "value", "unit", ""
-    )
+    """Every metric of every task; with a baseline, Delta_m by metric, by task and overall."""
+    title = f"{report.subject} ({report.network}) on {report.data} {report.split}"
+    compared = report.delta_m is not None
+    table = new_table(title, "", "value", "unit", "", *(["Delta %"] if compared else []))
     for task, infos in report.metrics.items():
         for info in infos:
             arrow = "higher" if info.higher_is_better else "lower"
             value = number(report.tasks.get(task, {}).get(info.name))
-            table.add_row(Name(f"{task} {info.name}"), value, "" if info.unit == "1" else info.unit, arrow)
-    if report.delta_m is not None:
+            unit = "" if info.unit == "1" else info.unit
+            gain = [_gain(report.delta_m_metrics.get(task, {}).get(info.name))] if compared else []
+            table.add_row(Name(f"{task} {info.name}"), value, unit, arrow, *gain)
+    if compared:
         table.add_section()
-        table.add_row("Delta_m", f"{report.delta_m:+.2f}", "%", "higher")
-        for task, gain in report.delta_m_tasks.items():
-            table.add_row(Name(f"Delta_m {task}"), f"{gain:+.2f}", "%", "higher")
+        table.add_row("Delta_m", "", "", "higher", _gain(report.delta_m))
+        for task, mean in report.delta_m_tasks.items():
+            table.add_row(Name(f"Delta_m {task}"), "", "", "higher", _gain(mean))
     baseline = f", baseline {report.baseline}" if report.baseline else ""
     table.caption = Text(f"{report.images} images{baseline}")
     return table
@@ -144,6 +146,10 @@ def number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+
+
+def _gain(percent: float | None) -> str:
+    return "-" if percent is None else f"{percent:+.2f}"
 
 
 def _measure_cells(measure: Measure) -> tuple[str, ...]:

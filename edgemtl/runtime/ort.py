@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -12,15 +11,13 @@ from types import ModuleType
 
 from edgemtl.core.bundle import ModelFile
 from edgemtl.core.errors import BundleError, SetupError
+from edgemtl.core.malloc import return_large_blocks
 from edgemtl.runtime.session import Array, Session
 
-
-# ONNX Runtime's blocked layout, its last level of optimization, computes 8 or 16 channels at a time. A file of
-# fewer wastes most of each block: the heads of depth and normals take .30 and .33 ms without it, .39 and .43
-# with it (16 channels in, 72x96).
+# ONNX Runtime's blocked layout, its last level of optimization, computes 8 or 16 channels at a time. A file
+# of fewer wastes most of each block: the heads of depth and normals take .30 and .33 ms without it, .39 and
+# .43 with it (16 channels in, 72x96).
 NARROW = 8
-
-M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
 class OrtSession(Session):
@@ -65,9 +62,8 @@ class OrtSession(Session):
 def onnxruntime() -> ModuleType:
     """The onnxruntime module, once this process is prepared to load models in little memory.
 
-    All sessions share one arena: with one each, the split layout takes about twice the memory of the merged.
-    And blocks of a MiB go back to the system when they are freed: by default glibc soon keeps them on its heap,
-    where the weights before optimization then stay (98 MiB at the peak of a 25 MiB model instead of 64).
+    All sessions share one arena: with one each, the split layout takes about twice the memory of the merged
+    one. And what loading frees goes back to the system.
 
     Raises:
         SetupError: it is not installed.
@@ -81,8 +77,7 @@ def onnxruntime() -> ModuleType:
             found=str(error),
             fix="Install it with `pip install 'edgemtl[ort]'`.",
         ) from error
-    with suppress(AttributeError, OSError, TypeError):  # another libc has no such setting
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
+    return_large_blocks()
     cpu = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     # Before 1.23 a second arena is refused: then this process has one already, and sessions share that.
     with suppress(RuntimeError):

@@ -27,6 +27,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     model: dict[str, Any]
     optimizer: dict[str, Any]
     balancer: dict[str, Any]
+    adaptors: dict[str, Any] = {}
     scaler: dict[str, Any]
     average: dict[str, Any] | None
     random: torch.Tensor

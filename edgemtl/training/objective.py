@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from edgemtl.balancing import Balancer, Losses
+from edgemtl.core.errors import RecipeError
 from edgemtl.data.base import Batch
 from edgemtl.kernels import factors, parametrized
-from edgemtl.model import MultitaskModel
-from edgemtl.training.optim import Optimizer
+from edgemtl.model import Features, MultitaskModel
+from edgemtl.tasks.base import LossSum
+from edgemtl.training.aggregation import Weigh, equally
+from edgemtl.training.distill import Distiller
+from edgemtl.training.optim import Optimizer, together
 
 
 class Objective:
@@ -21,51 +25,90 @@ class Objective:
     Args:
         model: what is trained.
         balancer: weighs the losses.
-        forward: the model's forward pass, compiled or not.
+        distiller: adds to the loss of each task how far its feature is from a teacher's.
+        run: the model's ``run``, compiled or not.
         autocast: a context in which the forward pass runs at lower precision.
         scaled: a loss -> the loss to run backward from (fp16 scales it).
         add_up: sums a tensor over the ``processes``.
+        weigh: weighs the gradients of the tasks against each other in a routed step.
     """
 
     def __init__(
         self,
         model: MultitaskModel,
         balancer: Balancer,
+        distiller: Distiller | None = None,
         *,
-        forward: Callable[..., dict[str, Tensor]] | None = None,
+        run: Callable[..., tuple[Features, Features]] | None = None,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
         scaled: Callable[[Tensor], Tensor] = lambda loss: loss,
         add_up: Callable[[Tensor], Tensor] = lambda tensor: tensor,
         processes: int = 1,
+        weigh: Weigh = equally,
     ) -> None:
-        self.model, self.balancer, self.scaled = model, balancer, scaled
-        self._forward, self._autocast = model if forward is None else forward, autocast
+        self.model, self.balancer, self.scaled, self.weigh = model, balancer, scaled, weigh
+        self.distiller, self._run, self._autocast = distiller, run or model.run, autocast
         self._add_up, self._processes = add_up, processes
-        self.trained: list[nn.Parameter] = list(dict.fromkeys([*model.parameters(), *balancer.parameters()]))
+        adaptors = distiller.adaptors.parameters() if distiller else ()
+        self.trained: list[nn.Parameter] = list(
+            dict.fromkeys([*model.parameters(), *balancer.parameters(), *adaptors])
+        )
 
-    def optimizer(self, spec: Optimizer) -> torch.optim.Optimizer:
-        """An optimizer of all that is trained, with groups of their own for the factors of kernels."""
+    def optimizer(self, spec: Optimizer, factor_spec: Optimizer | None = None) -> torch.optim.Optimizer:
+        """An optimizer of all that is trained, with groups of their own for the factors of kernels.
+
+        Args:
+            spec: trains all but the factors, and them too unless there is a ``factor_spec``.
+            factor_spec: trains the factors.
+
+        Raises:
+            RecipeError: there is a ``factor_spec``, but no factor.
+        """
         composing = {id(f.parameter): f for _, layer in parametrized(self.model) for f in factors(layer)}
         plain = [p for p in self.trained if id(p) not in composing]
-        return spec.build(spec.groups(plain, list(composing.values())))
+        if factor_spec is None:
+            return spec.build(spec.groups(plain, list(composing.values())))
+        if not composing:
+            raise RecipeError(
+                "$.training.factor_optimizer",
+                expected="kernels that have factors",
+                found="none in this network",
+                fix="Choose a kernel method in weight space, or leave factor_optimizer out.",
+            )
+        groups = factor_spec.groups([], list(composing.values()))
+        return together([spec.build(spec.groups(plain, [])), factor_spec.build(groups)])
 
     def losses(self, batch: Batch, tasks: Sequence[str] | None = None) -> tuple[Losses, Losses]:
-        """One forward pass: the losses as they are, for the eye, and balanced, to descend.
+        """One forward pass: the losses as they are, for the eye, and balanced, to descend. The distance to a
+        teacher stands by itself in the first, as ``distill.TASK``; in the second it is in the task's loss.
 
         The mean over processes of each is its mean over the valid pixels of the global batch, so averaging
         gradients over processes gives what one process with the whole batch would find.
         """
         with self._autocast():
-            predictions = self._forward(batch.image, tasks)
-        sums = {
-            task: self.model.tasks[task].loss(
-                prediction.float(), batch.labels[self.model.tasks[task].label_name]
-            )
-            for task, prediction in predictions.items()
-        }
+            features, predictions = self._run(batch.image, tasks)
+        losses = self._means(
+            {
+                task: self.model.tasks[task].loss(
+                    prediction.float(), batch.labels[self.model.tasks[task].label_name]
+                )
+                for task, prediction in predictions.items()
+            }
+        )
+        balanced: Losses = self.balancer(losses)
+        if self.distiller is None:
+            return losses, balanced
+        with self._autocast():
+            distances = self._means(self.distiller(batch.image, features))
+        weight = self.distiller.weight
+        return (
+            losses | {f"distill.{task}": distance for task, distance in distances.items()},
+            {task: loss + weight * distances[task] for task, loss in balanced.items()},
+        )
+
+    def _means(self, sums: Mapping[str, LossSum]) -> Losses:
         counts = self._add_up(torch.stack([loss.count for loss in sums.values()]).float()).clamp_min(1)
-        losses = {
+        return {
             task: loss.total / count * self._processes
             for (task, loss), count in zip(sums.items(), counts, strict=True)
         }
-        return losses, self.balancer(losses)

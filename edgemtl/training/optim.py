@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -12,6 +12,7 @@ from torch import nn
 
 from edgemtl.core.errors import RecipeError
 from edgemtl.kernels import Factor
+from edgemtl.training.muon import Orthogonalizing, has_matrices
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -82,6 +83,60 @@ class SGD(Optimizer, frozen=True, kw_only=True, tag="sgd"):
         return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, fused=True)
 
 
+class Muon(Optimizer, frozen=True, kw_only=True, tag="muon"):
+    """Orthogonal steps for matrices and convolutions (Jordan 2024), AdamW at the same rate for all else."""
+
+    momentum: Decay = 0.95
+
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """``Orthogonalizing`` and torch.optim.AdamW together."""
+        parts: list[torch.optim.Optimizer] = []
+        if matrices := _only(has_matrices, groups):
+            parts.append(Orthogonalizing(matrices, self.momentum))
+        if rest := _only(lambda parameter: not has_matrices(parameter), groups):
+            parts.append(torch.optim.AdamW(rest, fused=True))
+        return together(parts)
+
+
+class Together(torch.optim.Optimizer):
+    """Optimizers of different parameters that step, are saved and are loaded as one; see ``together``."""
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        self.parts = tuple(parts)
+        # The groups are those of the parts, not copies: a rate that is set here holds there.
+        super().__init__([group for part in parts for group in part.param_groups], {})
+
+    def step(self, closure: Any = None) -> Any:
+        """A step of each; there is no closure."""
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Those of the parts."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load each part.
+
+        Raises:
+            ValueError: the state is of other parts.
+        """
+        for part, state in zip(self.parts, state_dict.get("parts", ()), strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+def together(parts: Sequence[torch.optim.Optimizer]) -> torch.optim.Optimizer:
+    """One optimizer of all; the part itself where there is but one."""
+    return parts[0] if len(parts) == 1 else Together(parts)
+
+
+def _only(chosen: Callable[[nn.Parameter], bool], groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The groups with some of their parameters, without those of which nothing is left."""
+    kept = [{**group, "params": [p for p in group["params"] if chosen(p)]} for group in groups]
+    return [group for group in kept if group["params"]]
+
+
 class Schedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
     """The base of the schedules. The rate rises linearly over ``warmup_steps`` first."""
 
@@ -133,5 +188,5 @@ class Poly(Schedule, frozen=True, kw_only=True, tag="poly"):
         return float((1 - step / steps) ** self.power)
 
 
-OptimizerSpec = Adam | AdamW | SGD
+OptimizerSpec = Adam | AdamW | SGD | Muon
 ScheduleSpec = Constant | Step | Cosine | Poly

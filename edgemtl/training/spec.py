@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from edgemtl.core.errors import RecipeError
+from edgemtl.training.distill import Distill
 from edgemtl.training.optim import Adam, Cosine, OptimizerSpec, Positive, ScheduleSpec
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -15,17 +16,22 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long, how fast and on what.
 
-    ``batch`` is the global batch: N processes take an N-th each. ``update``: see ``training.steps``. ``ema``:
-    decay of an average of the weights, which is then what is evaluated, saved and collapsed. ``workers`` load
-    data beside the training process. ``evaluate_every`` counts epochs, ``checkpoint_every_s`` seconds; a
-    checkpoint is also written after every epoch.
+    ``batch`` is the global batch: N processes take an N-th each. ``factor_optimizer``: their own for the
+    factors of kernels, which ``optimizer`` trains too without it. ``update``: see ``training.steps``,
+    ``aggregation``: ``training.aggregation``, ``distill``: ``training.distill``. ``ema``: decay of an average
+    of the weights, which is then what is evaluated, saved and collapsed. ``workers`` load data beside the
+    training process. ``evaluate_every`` counts epochs, ``checkpoint_every_s`` seconds; a checkpoint is also
+    written after every epoch.
     """
 
     epochs: Count = 20
     batch: Count = 16
     optimizer: OptimizerSpec = Adam()
+    factor_optimizer: OptimizerSpec | None = None
     schedule: ScheduleSpec = Cosine()
     update: Literal["joint", "routed", "alternating"] = "joint"
+    aggregation: Literal["sum", "pcgrad", "aligned", "upgrad"] = "sum"
+    distill: Distill | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     clip_norm: Positive | None = None
     ema: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
@@ -39,6 +45,13 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     checkpoint_every_s: Positive = 60.0
 
     def __post_init__(self) -> None:
+        if self.aggregation != "sum" and self.update != "routed":
+            raise RecipeError(
+                "$.training.aggregation",
+                expected=f"sum with update: {self.update}",
+                found=f"`{self.aggregation}`",
+                fix="Use update: routed, which alone has a gradient for each task.",
+            )
         if self.compile and self.update == "routed":
             raise RecipeError(
                 "$.training.compile",

@@ -3,7 +3,9 @@
 A strategy is a generator: whenever it has left gradients in ``.grad`` it yields the losses, and the trainer
 makes an optimizer step; parameters without a gradient stay as they are. In each, kernels are composed once
 for every forward pass. Kernel space is where tasks meet: a routed step takes the gradient of each task's loss
-with respect to the composed kernels, and the chain rule leads from there to the factors.
+with respect to the composed kernels and to all that is trained as it is (biases, normalizations, plain and
+block layers), aggregates them, and the chain rule leads from the kernels to the factors. Groups that fork
+have kernels apart, so there the factors that they share get the sum over the groups.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from edgemtl.balancing import Losses
 from edgemtl.data.base import Batch
 from edgemtl.kernels import composed, factors, parametrized, weight_of
+from edgemtl.training.aggregation import Row, aggregate
 from edgemtl.training.objective import Objective
 
 Update = Callable[[Objective, Batch], Iterator[Mapping[str, Tensor]]]
@@ -32,25 +35,25 @@ def joint(objective: Objective, batch: Batch) -> Iterator[Losses]:
 
 def routed(objective: Objective, batch: Batch) -> Iterator[Losses]:
     """One forward pass, one trunk backward a task: a task's own factors get the gradient of its loss alone,
-    the shared factors and everything else that of the sum.
+    the shared factors and everything else the aggregate.
     """
     own, shared = _factors_by_owner(objective.model)
     rest = _without(objective.trained, [*shared, *(p for parameters in own.values() for p in parameters)])
     with composed():
         kernels = compose(objective.model)
         losses, balanced = objective.losses(batch)
-        aggregate: list[Tensor | None] = [None] * len(kernels)
+        rows: list[Row] = []
         for position, (task, loss) in enumerate(balanced.items(), start=1):
             more = position < len(balanced)
-            gradients = torch.autograd.grad(
+            row = torch.autograd.grad(
                 objective.scaled(loss), [*kernels, *rest], retain_graph=more, allow_unused=True
             )
-            of_kernels = gradients[: len(kernels)]
-            _backward(kernels, of_kernels, own.get(task, []))
-            aggregate = [_add(a, g) for a, g in zip(aggregate, of_kernels, strict=True)]
-            for parameter, gradient in zip(rest, gradients[len(kernels) :], strict=True):
-                parameter.grad = _add(parameter.grad, gradient)
-        _backward(kernels, aggregate, shared)
+            _backward(kernels, row[: len(kernels)], own.get(task, []))
+            rows.append(row)
+        gradients = aggregate(rows, objective.weigh)
+        _backward(kernels, gradients[: len(kernels)], shared)
+        for parameter, gradient in zip(rest, gradients[len(kernels) :], strict=True):
+            parameter.grad = gradient
     yield losses
 
 
@@ -116,9 +119,3 @@ def _backward(kernels: Sequence[Tensor], gradients: Sequence[Tensor | None], to:
 def _without(parameters: Sequence[nn.Parameter], excluded: Sequence[nn.Parameter]) -> list[nn.Parameter]:
     unwanted = {id(parameter) for parameter in excluded}
     return [parameter for parameter in parameters if id(parameter) not in unwanted]
-
-
-def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    if a is None or b is None:
-        return b if a is None else a
-    return a + b

@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_para
 
 from edgemtl.balancing import Balancer
 from edgemtl.core.errors import DataError, TrainingError
+from edgemtl.core.malloc import keep_freed_memory
 from edgemtl.core.report import Observer, Progress, Scores
 from edgemtl.data.augment import Augment
 from edgemtl.data.base import Batch, Dataset
@@ -25,8 +26,10 @@ from edgemtl.data.loader import eval_batches, steps_per_epoch, train_batches
 from edgemtl.kernels import composed
 from edgemtl.model import MultitaskModel
 from edgemtl.tensors import write_tensors
+from edgemtl.training.aggregation import weighing
 from edgemtl.training.average import Average
 from edgemtl.training.checkpoint import Checkpoint
+from edgemtl.training.distill import Distiller
 from edgemtl.training.evaluate import Evaluation, evaluate
 from edgemtl.training.log import MetricsLog
 from edgemtl.training.objective import Objective
@@ -71,27 +74,33 @@ class Trainer:
         seed: int,
         folder: Path,
         observer: Observer | None = None,
+        distiller: Distiller | None = None,
     ) -> None:
         self.fabric, self.spec, self.splits, self.seed, self.folder = fabric, spec, splits, seed, folder
         self.log = MetricsLog(folder / METRICS)
         self.observer = observer if fabric.global_rank == 0 else None
+        if fabric.device.type == "cpu":
+            keep_freed_memory()
         self.model: MultitaskModel = model.to(fabric.device)
         if spec.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if fabric.world_size > 1:
             synchronize_norms(self.model)
         self.balancer = balancer.to(fabric.device)
+        self.distiller = None if distiller is None else distiller.to(fabric.device)
         self.scaler = torch.amp.GradScaler(fabric.device.type, enabled=spec.precision == "fp16")
         self.objective = Objective(
             self.model,
             self.balancer,
-            forward=torch.compile(self.model) if spec.compile else None,
+            self.distiller,
+            run=torch.compile(self.model.run) if spec.compile else None,
             autocast=fabric.autocast,
             scaled=self.scaler.scale,
             add_up=self._add_up,
             processes=fabric.world_size,
+            weigh=weighing(spec.aggregation, len(self.model.tasks), self._add_up),
         )
-        self.optimizer = self.objective.optimizer(spec.optimizer)
+        self.optimizer = self.objective.optimizer(spec.optimizer, spec.factor_optimizer)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.average = Average(self.model, spec.ema) if spec.ema else None
         self.epoch_steps = steps_per_epoch(splits.train, spec.batch)
@@ -102,11 +111,14 @@ class Trainer:
 
     def fit(self) -> Evaluation:
         """Train from ``self.step`` to the end; gives the evaluation of the final weights on ``splits.watch``.
+        What metrics.jsonl says of later epochs, from before a kill, is dropped.
 
         Raises:
             TrainingError: a loss is not finite. The last checkpoint stays.
             SetupError: the run's folder cannot be written.
         """
+        if self.fabric.global_rank == 0:
+            self.log.keep_until(self.step)
         before, saved = self.elapsed_s, time.monotonic()
         started = asked = time.monotonic()
         for batch in self._batches():
@@ -135,6 +147,7 @@ class Trainer:
             model=self.model.state_dict(),
             optimizer=self.optimizer.state_dict(),
             balancer=self.balancer.state_dict(),
+            adaptors=self.distiller.adaptors.state_dict() if self.distiller else {},
             scaler=self.scaler.state_dict(),
             average=self.average.state if self.average else None,
             random=torch.get_rng_state(),
@@ -143,7 +156,7 @@ class Trainer:
         self._save_weights(LAST)
 
     def restore(self) -> None:
-        """Go back to the last checkpoint; what metrics.jsonl says of later epochs is dropped.
+        """Go back to the last checkpoint.
 
         Raises:
             DataError: there is no checkpoint, or it is not of this run.
@@ -153,6 +166,8 @@ class Trainer:
             self.model.load_state_dict(state.model)
             self.optimizer.load_state_dict(state.optimizer)
             self.balancer.load_state_dict(state.balancer)
+            if self.distiller:
+                self.distiller.adaptors.load_state_dict(state.adaptors)
             self.scaler.load_state_dict(state.scaler)
         except (RuntimeError, ValueError) as error:
             raise DataError(
@@ -166,8 +181,6 @@ class Trainer:
         torch.set_rng_state(state.random)
         self.step, self.elapsed_s, self.best = state.step, state.elapsed_s, state.best
         self._epoch = msgspec.convert(state.epoch, _Epoch)
-        if self.fabric.global_rank == 0:
-            self.log.keep_until(self.step)
 
     def _batches(self) -> Iterator[Batch]:
         return train_batches(
@@ -254,6 +267,7 @@ class Trainer:
                 self._save_weights(BEST)
         if self.fabric.global_rank == 0:
             self.log.append(record)
+        self.balancer.end_epoch(self._epoch.means())
         self._epoch = _Epoch()
 
     def _evaluate(self) -> Evaluation:

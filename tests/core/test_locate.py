@@ -40,6 +40,12 @@ def test_drafts_are_passed_over_but_not_for_a_hidden_root(tmp_path: Path, what: 
     assert newest(what, root) == whole
 
 
+def test_one_inside_another_is_part_of_it(tmp_path: Path, what: str) -> None:
+    run = make(tmp_path / "runs" / "a", what, age_s=2)
+    make(run / "twins" / "depth", what, age_s=1)
+    assert newest(what, tmp_path / "runs") == run
+
+
 @pytest.mark.parametrize("root", ["", "nowhere"])
 def test_nothing_there_is_a_data_error(tmp_path: Path, what: str, root: str) -> None:
     with pytest.raises(DataError, match=f"expected a {what}, found none. Name one, or run `edgemtl "):

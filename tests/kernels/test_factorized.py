@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -7,9 +9,10 @@ torch = pytest.importorskip("torch")
 from torch import nn
 from torch.nn.utils import parametrize
 
+from edgemtl.core.errors import RecipeError
 from edgemtl.kernels import Factorized, factors
-from edgemtl.kernels.base import UnsupportedError
 
+COMBINATIONS = ("product", "mean", "sum")
 LAYERS = [
     nn.Conv2d(6, 10, 3),
     nn.Conv2d(6, 10, (1, 5), stride=2, padding=1),
@@ -20,13 +23,21 @@ LAYERS = [
 ]
 
 
+VARIANTS = [
+    *({"combine": combine, "middle": middle} for combine in COMBINATIONS for middle in ("diagonal", "full")),
+    *({"combine": combine, "shared": shared} for combine in ("mean", "sum") for shared in ("u", "v", "none")),
+    *({"combine": combine, "spectrum": "outer"} for combine in COMBINATIONS),
+    *({"combine": combine, "log_middle": True} for combine in COMBINATIONS),
+    {"shared": "none", "combine": "mean", "spectrum": "outer", "middle": "full"},
+]
+
+
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
-@pytest.mark.parametrize("combine", ["product", "mean", "sum"])
-@pytest.mark.parametrize("middle", ["diagonal", "full"])
+@pytest.mark.parametrize("options", VARIANTS, ids=lambda options: "-".join(map(str, options.values())))
 def test_the_factors_compose_to_the_weight_that_they_came_from(
-    layer: nn.Conv2d | nn.Linear, combine: str, middle: str
+    layer: nn.Conv2d | nn.Linear, options: dict[str, Any]
 ) -> None:
-    kernel = Factorized(combine=combine, middle=middle).kernel(layer, ("a", "b", "c"))
+    kernel = Factorized(**options).kernel(layer, ("a", "b", "c"))
     weight = layer.weight.detach()
     torch.testing.assert_close(kernel(*kernel.right_inverse(weight)), weight, rtol=1e-5, atol=2e-6)
     exact = weight.double()
@@ -39,7 +50,7 @@ def test_the_factors_are_those_of_the_spatial_svd(layer: nn.Conv2d) -> None:
     groups, (out_channels, in_channels, height, width) = layer.groups, layer.weight.shape
     rank = min(in_channels * height, out_channels // groups * width)
     assert u.shape == (groups, in_channels * height, rank)
-    assert m.shape == (groups, rank)
+    assert m.shape == (groups, 1, rank)
     assert v.shape == (groups, rank, out_channels // groups * width)
     identity = torch.eye(rank, dtype=torch.float64).expand(groups, -1, -1)
     torch.testing.assert_close(u.mT @ u, identity)
@@ -74,6 +85,62 @@ def test_each_task_has_factors_of_its_own_and_u_and_v_belong_to_all() -> None:
     assert a.data_ptr() != b.data_ptr()
 
 
-def test_other_layers_are_refused_by_name() -> None:
-    with pytest.raises(UnsupportedError, match="ConvTranspose2d"):
-        Factorized().kernel(nn.ConvTranspose2d(3, 3, 2), ("a",))
+@pytest.mark.parametrize(
+    ("shared", "owners"),
+    [("u", (None, "a", "b")), ("v", ("a", "b", None)), ("none", ("a", "b", "a", "b"))],
+)
+def test_what_tasks_do_not_share_is_theirs(shared: str, owners: tuple[str | None, ...]) -> None:
+    kernel = Factorized(combine="sum", shared=shared).kernel(nn.Conv2d(4, 4, 3), ("a", "b"))
+    assert kernel.owners == (*owners, "a", "b")
+    assert len(kernel.rates) == len(kernel.owners)
+
+
+@pytest.mark.parametrize("middle", ["diagonal", "full"])
+@pytest.mark.parametrize("combine", ["mean", "sum"])
+def test_with_factors_of_their_own_the_tasks_kernels_are_combined(combine: str, middle: str) -> None:
+    layer = nn.Conv2d(6, 4, 3, groups=2)
+    kernel = Factorized(combine=combine, middle=middle, shared="none").kernel(layer, ("a", "b"))
+    alone = Factorized(combine=combine, middle=middle).kernel(layer, ("a",))
+    us, vs, ms = (torch.randn(2, *f.shape) for f in alone.right_inverse(layer.weight.detach()))
+    total = alone(us[0], vs[0], ms[0]) + alone(us[1], vs[1], ms[1])
+    expected = total / 2 if combine == "mean" else total
+    torch.testing.assert_close(kernel(*us, *vs, *ms), expected)
+
+
+def test_the_spectrum_starts_in_the_middle_or_half_in_each_outer_factor() -> None:
+    layer = nn.Conv2d(4, 4, 3)
+    weight = layer.weight.detach().double()
+    u, v, a, b = Factorized().kernel(layer, ("a", "b")).right_inverse(weight)
+    root_u, root_v, one, _ = Factorized(spectrum="outer").kernel(layer, ("a", "b")).right_inverse(weight)
+    assert (one == 1).all()
+    torch.testing.assert_close(root_u.square().sum(-2, keepdim=True), a * b)
+    torch.testing.assert_close(root_u.mT @ root_u, root_v @ root_v.mT)
+    torch.testing.assert_close(root_u @ root_v, (u * a * b) @ v)
+
+
+def test_a_middle_in_log_space_is_positive_whatever_is_trained() -> None:
+    layer = nn.Conv2d(2, 2, 1)
+    identity = torch.eye(2)[None]
+    logarithm = torch.tensor([[[-3.0, 0.5]]])
+    found = Factorized(log_middle=True).kernel(layer, ("a",))(identity, identity, logarithm)
+    torch.testing.assert_close(found[:, :, 0, 0], torch.diag(logarithm.exp().flatten()))
+
+
+def test_the_logarithm_of_a_missing_singular_value_is_finite() -> None:
+    layer = nn.Conv2d(4, 4, 3)
+    kernel = Factorized(log_middle=True).kernel(layer, ("a",))
+    factors_of_zero = kernel.right_inverse(torch.zeros_like(layer.weight))
+    assert all(factor.isfinite().all() for factor in factors_of_zero)
+    torch.testing.assert_close(kernel(*factors_of_zero), torch.zeros_like(layer.weight))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shared": "u"}, r"\$\.kernel\.shared: expected both, .*found u"),
+        ({"log_middle": True, "middle": "full"}, r"\$\.kernel\.log_middle: expected false"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Factorized(**options)

@@ -57,6 +57,13 @@ def test_without_a_terminal_an_evaluated_epoch_is_one_plain_line(
     assert "left 0:10" in second
 
 
+def test_a_loss_without_metrics_is_shown_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with training_console() as observe:
+        losses = {"depth": 1.0, "distill.depth": 0.25}
+        observe(Progress(5, 20, 1, 4, 10.0, 0.01, losses, {"depth": {"abs": 0.5}}))
+    assert capsys.readouterr().err.strip().endswith("depth: loss 1 abs 0.5  distill.depth: loss 0.25")
+
+
 @pytest.mark.parametrize(
     ("elapsed_s", "left"), [(0.1, "0:00"), (20, "1:00"), (1214, "1:00:42"), (40_000, "33:20:00")]
 )

@@ -59,6 +59,16 @@ def test_there_is_a_row_for_a_task_and_a_column_for_a_metric(tmp_path: Path) -> 
     assert size(tmp_path / "not_evaluated.png") == (height, width // 3)
 
 
+def test_a_loss_that_training_alone_knows_has_a_row_too(tmp_path: Path) -> None:
+    content = records(2, tasks=("depth",))
+    plot_curves(content, tmp_path / "one.png")
+    for record in content:
+        record["losses"]["distill.depth"] = 0.5
+    plot_curves(content, tmp_path / "two.png")
+    (height, width), (taller, same) = size(tmp_path / "one.png"), size(tmp_path / "two.png")
+    assert (taller, same) == (2 * height, width)
+
+
 def test_an_epoch_that_stands_alone_can_be_seen(tmp_path: Path) -> None:
     alone, unknown = records(1), records(1)
     unknown[0]["validation"] = {task: {"abs": math.nan, "rel": math.nan} for task in ("depth", "normals")}

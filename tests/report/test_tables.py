@@ -55,6 +55,7 @@ EVAL = EvalReport(
     baseline="runs/twins",
     delta_m=-1.234,
     delta_m_tasks={"segmentation": 2.5},
+    delta_m_metrics={"segmentation": {"miou": 2.54}},
 )
 GATES = (
     Verdict(gate="--max latency_ms.p99=2", value=8.79, bound="at most", limit=2.0, passed=False),
@@ -148,7 +149,16 @@ def test_verify_says_where_it_is_worst() -> None:
 def test_evaluate_shows_directions_units_and_the_baseline() -> None:
     shown = show(eval_table(EVAL))
     assert "runs/a[1]" in shown, "a path is no markup"
-    for expected in "0.213", "higher", "lower", "-1.23", "+2.50", "baseline runs/twins", "654 images":
+    for expected in (
+        "0.213",
+        "higher",
+        "lower",
+        "-1.23",
+        "+2.50",
+        "+2.54",
+        "baseline runs/twins",
+        "654 images",
+    ):
         assert expected in shown
 
 

@@ -5,9 +5,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from edgemtl.balancing import Fixed
+from edgemtl.core.errors import RecipeError
 from edgemtl.data import Batch
-from edgemtl.kernels import Plain
+from edgemtl.kernels import DOConv, Plain, factors, parametrized
 from edgemtl.training.objective import Objective
+from edgemtl.training.optim import SGD, Adam
 from tests.contracts.networks import SIZE, TASKS, network
 
 
@@ -57,3 +59,24 @@ def test_only_the_tasks_asked_for_are_computed() -> None:
     objective = Objective(network(Plain()), Fixed().build(tuple(TASKS)))
     losses, balanced = objective.losses(labeled(torch.ones(2, 1, *SIZE)), ["depth"])
     assert set(losses) == set(balanced) == {"depth"}
+
+
+def test_factors_may_have_an_optimizer_of_their_own() -> None:
+    model = network(DOConv())
+    objective = Objective(model, Fixed().build(tuple(TASKS)))
+    rest, own = objective.optimizer(Adam(), SGD()).parts
+    found = {id(f.parameter) for _, layer in parametrized(model) for f in factors(layer)}
+    assert ids_of(own) == found
+    assert ids_of(rest) == {id(p) for p in objective.trained} - found
+
+
+def ids_of(optimizer: torch.optim.Optimizer) -> set[int]:
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+
+
+def test_an_optimizer_of_factors_needs_factors() -> None:
+    objective = Objective(network(Plain()), Fixed().build(tuple(TASKS)))
+    with pytest.raises(
+        RecipeError, match=r"\$\.training\.factor_optimizer: expected kernels that have factors"
+    ):
+        objective.optimizer(Adam(), SGD())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from typing import Any, get_args
 
 import msgspec
@@ -13,17 +14,20 @@ from torch import nn
 
 from edgemtl.core.errors import RecipeError
 from edgemtl.kernels import Factor
+from edgemtl.training.muon import Orthogonalizing
 from edgemtl.training.optim import (
     SGD,
     Adam,
     Constant,
     Cosine,
+    Muon,
     Optimizer,
     OptimizerSpec,
     Poly,
     Schedule,
     ScheduleSpec,
     Step,
+    Together,
 )
 
 STEPS, EPOCH_STEPS = 100, 10
@@ -134,6 +138,7 @@ def test_nesterov_needs_momentum() -> None:
         {"type": "adam", "betas": [0.9, 1.0]},
         {"type": "adamw", "weight_decay": -0.1},
         {"type": "sgd", "momentum": 1.5},
+        {"type": "muon", "momentum": 1.0},
     ],
     ids=str,
 )
@@ -148,3 +153,84 @@ def test_what_the_spec_allows_torch_takes(member: type[Optimizer]) -> None:
     options = {name: value for name, value in extremes.items() if name in member.__struct_fields__}
     spec = member(lr=1e-12, weight_decay=0, **options)
     assert spec.build(spec.groups([parameters()[0]], []))
+
+
+def test_muon_takes_matrices_and_convolutions_and_leaves_the_rest_to_adamw() -> None:
+    layer, norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+    diagonal, stack = nn.Parameter(torch.ones(2, 1, 5)), nn.Parameter(torch.ones(2, 4, 5))
+    spec = Muon(lr=0.1, weight_decay=0.2)
+    plain = [*layer.parameters(), *norm.parameters()]
+    optimizer = spec.build(spec.groups(plain, [Factor(f, None, 0.5, 0.0) for f in (diagonal, stack)]))
+    orthogonalizing, adamw = optimizer.parts
+    assert isinstance(orthogonalizing, Orthogonalizing)
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert settings(orthogonalizing) == [([layer.weight], 0.1, 0.2), ([stack], 0.05, 0.0)]
+    rest = [layer.bias, norm.weight, norm.bias]
+    assert settings(adamw) == [(rest, 0.1, 0.2), ([diagonal], 0.05, 0.0)]
+
+
+def settings(optimizer: torch.optim.Optimizer) -> list[tuple[list[nn.Parameter], float, float]]:
+    return [(group["params"], group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+
+
+def pair() -> tuple[list[nn.Parameter], Together]:
+    parameters = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))]
+    first, second = (
+        spec.build(spec.groups([p], [])) for spec, p in zip((SGD(), Adam()), parameters, strict=True)
+    )
+    return parameters, Together([first, second])
+
+
+def descend(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        sum(parameter.square().sum() for parameter in parameters).backward()
+        optimizer.step()
+
+
+def test_two_optimizers_step_as_each_would_alone() -> None:
+    parameters, both = pair()
+    descend(parameters, both, 5)
+    for spec, found in zip((SGD(), Adam()), parameters, strict=True):
+        alone = nn.Parameter(torch.ones(3))
+        descend([alone], spec.build(spec.groups([alone], [])), 5)
+        assert torch.equal(found, alone)
+
+
+def test_two_optimizers_resume_from_their_state_and_still_obey_their_groups() -> None:
+    parameters, optimizer = pair()
+    descend(parameters, optimizer, 3)
+    again, resumed = pair()
+    with torch.no_grad():
+        for parameter, value in zip(again, parameters, strict=True):
+            parameter.copy_(value)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for either in (optimizer, resumed):
+        for group in either.param_groups:
+            group["lr"] = 0.5
+    descend(parameters, optimizer, 3)
+    descend(again, resumed, 3)
+    assert all(torch.equal(a, b) for a, b in zip(parameters, again, strict=True))
+    assert all(part.param_groups[0]["lr"] == 0.5 for part in resumed.parts)
+
+
+def test_the_state_of_other_optimizers_is_refused() -> None:
+    _, optimizer = pair()
+    single = optimizer.parts[0].state_dict()
+    for other in ({"parts": [single]}, single):
+        with pytest.raises(ValueError, match="argument"):
+            optimizer.load_state_dict(other)
+
+
+@pytest.mark.parametrize("inf", [False, True])
+def test_a_scaler_unscales_and_skips_two_optimizers_as_one(inf: bool) -> None:
+    parameters, optimizer = pair()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    scaler.scale(sum(parameter.square().sum() for parameter in parameters)).backward()
+    if inf:
+        parameters[1].grad[0] = torch.inf
+    scaler.unscale_(optimizer)
+    assert torch.equal(parameters[0].grad, torch.full((3,), 2.0))
+    scaler.step(optimizer)
+    scaler.update()
+    assert all(bool((parameter == 1).all()) == inf for parameter in parameters)

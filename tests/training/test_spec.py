@@ -20,6 +20,7 @@ def test_a_spec_survives_plain_data() -> None:
         ("batch", 0),
         ("batch", 2.5),
         ("update", "jointly"),
+        ("aggregation", "mean"),
         ("precision", "fp8"),
         ("clip_norm", 0),
         ("ema", 1.0),

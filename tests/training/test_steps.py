@@ -4,12 +4,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import nn
+from torchjd.aggregation import Aggregator, AlignedMTL, PCGrad
 
-from edgemtl.balancing import Fixed
+from edgemtl.balancing import Fixed, Uncertainty
 from edgemtl.data import Batch
-from edgemtl.kernels import Factorized, KernelMethod, Plain, factors, parametrized
+from edgemtl.kernels import Factorized, KernelMethod, Plain, RepVGG, factors, parametrized
 from edgemtl.model import MultitaskModel
+from edgemtl.training.aggregation import weighing
 from edgemtl.training.objective import Objective
 from edgemtl.training.steps import UPDATES
 from tests.contracts.networks import PLANS, SIZE, TASKS, network
@@ -93,6 +94,50 @@ def test_routed_gives_a_task_s_factors_its_own_gradient_and_all_else_the_sum(
         torch.testing.assert_close(parameter.grad, torch.stack(expected).sum(0), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "plan, method", [*((plan, Plain()) for plan in PLANS), ("forked", RepVGG()), ("trunk", Factorized())]
+)
+def test_routed_weighs_tasks_where_they_meet_and_nowhere_else(plan: str, method: KernelMethod) -> None:
+    model = network(method, plan)
+    references = {task: of_one_task(model, task, WEIGHTS) for task in TASKS}
+    says = dict(zip(TASKS, (2.0, -3.0, 0.5), strict=True))
+    target = Objective(
+        model, Fixed(weights=WEIGHTS).build(tuple(TASKS)), weigh=lambda rows: list(says.values())
+    )
+    list(UPDATES["routed"](target, batch()))
+    owner = owners(model)
+    for name, parameter in model.named_parameters():
+        reached = [task for task in TASKS if references[task][name] is not None]
+        task = owner.get(id(parameter)) or (reached[0] if len(reached) == 1 else None)
+        expected = (
+            sum(says[task] * references[task][name] for task in reached)
+            if task is None
+            else references[task][name]
+        )
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name, reference", [("pcgrad", PCGrad), ("aligned", AlignedMTL)])
+def test_a_plain_trunk_gets_what_torchjd_makes_of_its_jacobian(
+    name: str, reference: type[Aggregator]
+) -> None:
+    model = network(Plain())
+    references = [of_one_task(model, task, WEIGHTS) for task in TASKS]
+    trunk = [name for name, _ in model.named_parameters() if name.startswith("segments.")]
+    jacobian = torch.stack([torch.cat([row[name].flatten() for name in trunk]) for row in references])
+    torch.manual_seed(0)  # PCGrad takes the tasks in a random order
+    expected = reference()(jacobian.double()).float()
+    if name == "aligned":
+        expected *= len(TASKS)  # torchjd's default aims at the mean of the tasks, a routed step at their sum
+    target = Objective(model, Fixed(weights=WEIGHTS).build(tuple(TASKS)), weigh=weighing(name, len(TASKS)))
+    torch.manual_seed(0)
+    list(UPDATES["routed"](target, batch()))
+    found = gradients(model)
+    torch.testing.assert_close(
+        torch.cat([found[name].flatten() for name in trunk]), expected, rtol=1e-3, atol=1e-5
+    )
+
+
 def test_alternating_takes_turns_and_freezes_all_that_has_no_turn(method: KernelMethod, plan: str) -> None:
     model = network(method, plan)
     references = {task: of_one_task(model, task, WEIGHTS) for task in TASKS}
@@ -137,9 +182,13 @@ def test_a_kernel_is_composed_once_a_forward_pass() -> None:
     assert len(calls) == sum(1 for _ in parametrized(model))
 
 
-def test_parameters_of_the_balancer_are_trained_too() -> None:
-    balancer = Fixed().build(tuple(TASKS))
-    balancer.scale = nn.Parameter(torch.ones(1))
-    model = network(Plain())
-    assert any(p is balancer.scale for p in Objective(model, balancer).trained)
-    assert len({id(p) for p in Objective(model, balancer).trained}) == len(Objective(model, balancer).trained)
+@pytest.mark.parametrize("update", UPDATES)
+def test_parameters_of_the_balancer_get_the_gradient_of_all_that_is_minimized(update: str) -> None:
+    model, balancer = network(Factorized()).eval(), Uncertainty().build(tuple(TASKS))
+    target = Objective(model, balancer)
+    losses, balanced = target.losses(batch())
+    expected = torch.autograd.grad(sum(balanced.values()), list(balancer.parameters()))
+    torch.testing.assert_close(expected, tuple((1 - loss) / 2 for loss in losses.values()))
+    list(UPDATES[update](target, batch()))
+    torch.testing.assert_close(tuple(p.grad for p in balancer.parameters()), expected)
+    assert len({id(p) for p in target.trained}) == len(target.trained)

@@ -84,6 +84,33 @@ def test_a_run_that_is_stopped_anywhere_and_resumed_ends_with_the_same_weights(
     assert len(untimed[0]) == 3
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["balancing=uncertainty"],
+        ["balancing={type: dwa, temperature: 0.1}"],
+        ["balancing=dwa", "training.update=routed", "training.aggregation=pcgrad"],
+        ["balancing=uncertainty", "training.update=routed", "training.aggregation=aligned"],
+    ],
+    ids=["uncertainty", "dwa", "dwa-pcgrad", "uncertainty-aligned"],
+)
+def test_what_balances_the_tasks_is_resumed_as_it_was(
+    settings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny(*settings)
+    whole = workflow.train(recipe, tmp_path / "whole")
+    # In the middle of the third epoch, the first in which two have ended.
+    with monkeypatch.context() as patch, pytest.raises(StopError):
+        stop_at(11, patch, save_at=9)
+        workflow.train(recipe, tmp_path / "parts")
+    resumed = workflow.resume(tmp_path / "parts")
+    assert same(weights(whole.path), weights(resumed.path))
+    states = [torch.load(run.path / "state.pt", weights_only=True)["balancer"] for run in (whole, resumed)]
+    assert same(*states)
+    fresh = recipe.balancing.build(tuple(recipe.tasks)).state_dict()
+    assert not any(torch.equal(states[0][key], value) for key, value in fresh.items())
+
+
 def test_a_process_that_is_killed_for_real_resumes_to_the_same_weights(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(as_yaml(**SLOW))
@@ -112,9 +139,19 @@ def test_a_process_that_is_killed_for_real_resumes_to_the_same_weights(tmp_path:
     assert same(weights(killed), weights(whole))
 
 
-def test_two_processes_train_to_what_one_does_with_the_same_global_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "balancing",
+    [
+        [],
+        ["balancing=dwa", "training.epochs=3", "training.update=routed", "training.aggregation=aligned"],
+    ],
+    ids=["joint", "dwa-aligned"],
+)
+def test_two_processes_train_to_what_one_does_with_the_same_global_batch(
+    balancing: list[str], tmp_path: Path
+) -> None:
     # SGD: Adam divides by the size of gradients, and so makes much of rounding where they are close to 0.
-    settings = ["training.optimizer.type=sgd", "training.epochs=2", "training.clip_norm=5.0"]
+    settings = ["training.optimizer.type=sgd", "training.epochs=2", "training.clip_norm=5.0", *balancing]
     one = workflow.train(tiny(*settings), tmp_path / "one")
     two = workflow.train(tiny(*settings, "training.devices=2"), tmp_path / "two")
     for key, value in weights(one.path).items():

@@ -1,0 +1,72 @@
+"""ExpandNet: a convolution as three linear ones (Guo, Alvarez and Salzmann 2020, arXiv 1811.10495, "CL").
+
+A convolution of ci to co channels is a 1x1 to m = e ci channels, one of its own size to n = e co, and a 1x1
+to co, with nothing between them. Composed in weight space, for every convolution group,
+
+    W'[:, :, y, x] = C K[:, :, y, x] A,    C: co x n,  K: n x m x kh x kw,  A: m x ci,
+
+so that no wide activation is computed, and borders are exact: padding stands before A. Linear layers are the
+case kh = kw = 1.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from edgemtl.core.plan import Group
+from edgemtl.kernels.weight import Kernel, Shape, WeightMethod, rate_of, shape_of
+
+
+class ExpandNet(WeightMethod, frozen=True, kw_only=True, tag="expandnet"):
+    """``expansion``: e above. Groups that fork share nothing."""
+
+    expansion: Annotated[int, msgspec.Meta(ge=1)] = 4
+
+    def kernel(self, layer: nn.Module, group: Group) -> Kernel:
+        """C, K and A of a convolution (any stride, padding, dilation, groups) or a linear layer."""
+        return _Expanded(shape_of(layer), tuple(layer.get_parameter("weight").shape), self.expansion)
+
+
+class _Expanded(Kernel):
+    """Factors C [g, co, n], K [g, n, kh kw m] and A [g, m, ci]; g conv groups."""
+
+    def __init__(self, shape: Shape, weight_shape: tuple[int, ...], expansion: int) -> None:
+        super().__init__()
+        self.shape, self.weight_shape = shape, weight_shape
+        self.before, self.after = expansion * shape.inputs, expansion * shape.outputs
+        self.owners = (None, None, None)
+        # Every entry of the kernel is reached through n m entries of K of 1 / sqrt(n m) each, so K moves it e
+        # times as fast as its own entry would.
+        self.rates = (rate_of(self.after), 1 / expansion, rate_of(self.before))
+
+    def forward(self, *factors: Tensor) -> Tensor:
+        last, middle, first = factors
+        groups, outputs, inputs, *_ = self.shape
+        positions = self.shape.positions
+        # From the right: networks widen, so inputs are the fewer. Every product is one of views.
+        narrowed = middle.reshape(groups, self.after * positions, self.before) @ first
+        kernel = last @ narrowed.view(groups, self.after, positions * inputs)
+        split = kernel.view(groups * outputs, positions, inputs)
+        return split.transpose(1, 2).reshape(self.weight_shape).contiguous()
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
+        groups, outputs, inputs, *_ = self.shape
+        kernel = weight.double().reshape(groups, outputs, inputs, self.shape.positions)
+        # Random orthonormal C C^T = I and A^T A = I, so that K = C^T W A^T; equal entries would stay equal.
+        # The generator is forked so that what is built later is drawn alike with every method.
+        with torch.random.fork_rng(devices=[]):
+            last = _orthonormal(groups, self.after, outputs).mT
+            first = _orthonormal(groups, self.before, inputs)
+        last, first = last.to(weight.device), first.to(weight.device)
+        middle = torch.einsum("gon,goip,gmi->gnpm", last, kernel, first).flatten(2)
+        return tuple(factor.to(weight.dtype).contiguous() for factor in (last, middle, first))
+
+
+def _orthonormal(count: int, rows: int, columns: int) -> Tensor:
+    """Matrices [count, rows, columns] with orthonormal columns."""
+    basis: Tensor = torch.linalg.qr(torch.randn(count, rows, columns, dtype=torch.float64)).Q
+    return basis
