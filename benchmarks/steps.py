@@ -1,98 +1,160 @@
-"""What does overparameterization cost in training? A step with factorized kernels against a plain one.
+"""What does overparameterization cost in training? A step with each kernel method against a plain one.
 
 A step is whole: compose the kernels, forward, losses, backward, optimizer. Rivals have the same network,
-batch, tasks, precision and optimizer, and are built and run by the code that trains; they differ in the
-kernel method and the update strategy alone. The batch is random and already in memory, so loading data has
-no part in it. Memory is the peak of a process of its own that builds the network and makes two steps.
+batch, tasks and optimizer, and are built and run by the code that trains; they differ in the kernel method
+and the update strategy alone, and two of them in precision. The batch is random and already in memory, so
+loading data has no part in it. Memory is the peak of a process of its own that builds the network and makes
+two steps. The profile says where the time of a joint step goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import statistics
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
+from time import perf_counter
 
 import msgspec
 import torch
-from harness import Finding, Outcome, interleave, main
+from harness import Finding, Outcome, interleave, judge, main
 
 from edgemtl import recipe as recipes
 from edgemtl.core.malloc import keep_freed_memory
 from edgemtl.data import Batch
+from edgemtl.kernels import composed
 from edgemtl.recipe import Recipe
 from edgemtl.run import build_model
 from edgemtl.training.objective import Objective
-from edgemtl.training.steps import UPDATES
+from edgemtl.training.steps import UPDATES, compose, total
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 CLASSES = 13
 PLAIN, JOINT, ROUTED = "plain joint", "factorized joint", "factorized routed"
 RIVALS = {
-    PLAIN: ("kernel=plain", "training.update=joint"),
-    JOINT: ("kernel=factorized", "training.update=joint"),
+    PLAIN: ("kernel=plain",),
+    JOINT: ("kernel=factorized",),
     ROUTED: ("kernel=factorized", "training.update=routed"),
+    "doconv": ("kernel=doconv",),
+    "residual": ("kernel=residual",),
+    "expandnet, e = 2": ("kernel={type: expandnet, expansion: 2}",),
+    "repvgg": ("kernel=repvgg",),
+    "acnet": ("kernel=acnet",),
+    "dbb": ("kernel=dbb",),
+    "mobileone": ("kernel=mobileone",),
+    "plain bf16": ("kernel=plain", "training.precision=bf16"),
+    "factorized bf16": ("kernel=factorized", "training.precision=bf16"),
 }
+IN_WEIGHT_SPACE = (JOINT, "doconv", "residual", "expandnet, e = 2")
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """A recipe, the shape of its batch (``size`` is (height, width)) and the targets of issue 2."""
+    """A recipe, the shape of its batch (``size`` is (height, width)), who runs, and targets: ratios to plain
+    that may not be exceeded.
+    """
 
     recipe: str
     overrides: tuple[str, ...] = ()
     size: tuple[int, int]
     batch: int
     rounds: int
-    joint_at_most: float
-    routed_at_most: float = 2.5
+    rivals: tuple[str, ...] = tuple(RIVALS)
+    at_most: dict[str, float]
+    memory_at_most: float = 1.3
 
 
-SEGNET = Setting(recipe="nyuv2_segnet", size=(288, 384), batch=4, rounds=5, joint_at_most=1.10)
-COMPACT = Setting(recipe="nyuv2_compact", size=(72, 96), batch=16, rounds=40, joint_at_most=1.5)
+SEGNET = Setting(
+    recipe="nyuv2_segnet",
+    size=(288, 384),
+    batch=4,
+    rounds=5,
+    rivals=(PLAIN, ROUTED, *IN_WEIGHT_SPACE),
+    at_most={**dict.fromkeys(IN_WEIGHT_SPACE, 1.15), JOINT: 1.10, ROUTED: 2.5},
+)
+COMPACT = Setting(
+    recipe="nyuv2_compact", size=(72, 96), batch=16, rounds=40, at_most={JOINT: 1.5, ROUTED: 2.5}
+)
 QUICK = (
     msgspec.structs.replace(
-        SEGNET, overrides=("backbone.widths=[16,32,64,64,64]",), size=(96, 128), batch=2, rounds=5
+        SEGNET, overrides=("backbone.widths=[16,32,64,64,64]",), size=(96, 128), batch=2, rounds=3
     ),
-    msgspec.structs.replace(COMPACT, batch=4, rounds=10),
+    msgspec.structs.replace(COMPACT, batch=4, rounds=5),
 )
 
 
 def measure(quick: bool) -> Outcome:
-    """Time and memory of the rivals in every setting."""
+    """Time and memory of the rivals in every setting, and the profile of their steps."""
     settings = QUICK if quick else (COMPACT, SEGNET)
+    keep_freed_memory()  # as the trainer does
     findings: list[Finding] = []
     raw: dict[str, object] = {}
     for setting in settings:
-        rivals = {name: stepper(setting, name) for name in RIVALS}
-        contest = interleave(setting.recipe, rivals, rounds=setting.rounds)
+        bouts = {name: Bout(setting, name) for name in setting.rivals}
+        contest = interleave(
+            setting.recipe, {name: bout.step for name, bout in bouts.items()}, rounds=setting.rounds
+        )
         findings += [
-            contest.ratio(JOINT, PLAIN, at_most=setting.joint_at_most),
-            contest.ratio(ROUTED, PLAIN, at_most=setting.routed_at_most),
+            contest.ratio(name, PLAIN, at_most=setting.at_most.get(name)) for name in setting.rivals[1:]
         ]
-        del rivals
+        profile = {name: bout.profile() for name, bout in bouts.items() if name != ROUTED}
+        del bouts
+        peaks_mib = {name: alone(setting, name) for name in setting.rivals}
+        findings += [
+            judge(
+                f"{setting.recipe}: peak memory, {name} / {PLAIN}",
+                peaks_mib[name] / peaks_mib[PLAIN],
+                at_most=setting.memory_at_most,
+            )
+            for name in IN_WEIGHT_SPACE
+        ]
         raw[setting.recipe] = {
             "median_ms": contest.medians_ms,
-            "peak_memory_mib": {name: alone(setting, name) for name in RIVALS},
+            "peak_memory_mib": peaks_mib,
+            "profile_ms": profile,
         }
     shapes = {setting.recipe: setting for setting in settings}
     return Outcome(settings={"threads": torch.get_num_threads(), **shapes}, findings=findings, raw=raw)
 
 
-def stepper(setting: Setting, rival: str) -> Callable[[], None]:
-    """A training step of a rival, always on the same batch."""
-    recipe = recipes.load(FOLDER / f"{setting.recipe}.yaml", [*setting.overrides, *RIVALS[rival]])
-    keep_freed_memory()  # as the trainer does
-    model = build_model(recipe).train()
-    objective = Objective(model, recipe.balancing.build(tuple(recipe.tasks)))
-    optimizer = objective.optimizer(recipe.training.optimizer)
-    update, batch = UPDATES[recipe.training.update], random_batch(recipe, setting)
+class Bout:
+    """A rival with its network, always on the same batch."""
 
-    def step() -> None:
-        for _ in update(objective, batch):
-            optimizer.step()
-            optimizer.zero_grad()
+    def __init__(self, setting: Setting, rival: str) -> None:
+        recipe = recipes.load(FOLDER / f"{setting.recipe}.yaml", [*setting.overrides, *RIVALS[rival]])
+        bf16 = recipe.training.precision == "bf16"
+        self.objective = Objective(
+            build_model(recipe).train(),
+            recipe.balancing.build(tuple(recipe.tasks)),
+            autocast=lambda: torch.autocast("cpu", torch.bfloat16, enabled=bf16),
+        )
+        self.optimizer = self.objective.optimizer(recipe.training.optimizer)
+        self.update, self.batch = UPDATES[recipe.training.update], random_batch(recipe, setting)
 
-    return step
+    def step(self) -> None:
+        """A training step, as the trainer makes it."""
+        for _ in self.update(self.objective, self.batch):
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def profile(self, steps: int = 5) -> dict[str, float]:
+        """Where the time of a joint step goes: the median milliseconds of each part."""
+        parts: dict[str, list[float]] = {"compose": [], "forward": [], "backward": [], "optimizer": []}
+        for _ in range(steps):
+            times = [perf_counter()]
+            with composed():
+                compose(self.objective.model)
+                times.append(perf_counter())
+                _, balanced = self.objective.losses(self.batch)
+                times.append(perf_counter())
+                total(balanced).backward()
+                times.append(perf_counter())
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            times.append(perf_counter())
+            for part, (start, end) in zip(parts.values(), pairwise(times), strict=True):
+                part.append((end - start) * 1e3)
+        return {name: statistics.median(values) for name, values in parts.items()}
 
 
 def random_batch(recipe: Recipe, setting: Setting) -> Batch:
@@ -116,9 +178,10 @@ def alone(setting: Setting, rival: str) -> float:
 
 
 def _peak_mib(setting: Setting, rival: str) -> float:
-    step = stepper(setting, rival)
+    keep_freed_memory()
+    bout = Bout(setting, rival)
     for _ in range(2):
-        step()
+        bout.step()
     status = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
 

@@ -72,13 +72,15 @@ def weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def test_a_twin_differs_from_its_run_in_nothing_but_what_several_tasks_or_a_method_brought() -> None:
-    full = tiny("training.update=routed", "balancing.weights={depth: 2.0}")
+    method = ["update=routed", "aggregation=pcgrad", "factor_optimizer={type: sgd}", "distill={teachers: x}"]
+    full = tiny("balancing.weights={depth: 2.0}", *(f"training.{setting}" for setting in method))
+    alone = {"update": "joint", "aggregation": "sum", "factor_optimizer": None, "distill": None}
     for task in full.tasks:
         twin = twin_of(full, task)
         assert list(twin.tasks) == [task]
         assert twin.kernel == Plain()
         assert (twin.data, twin.backbone, twin.seed) == (full.data, full.backbone, full.seed)
-        assert msgspec.structs.replace(twin.training, update="routed") == full.training
+        assert twin.training == msgspec.structs.replace(full.training, **alone)
         assert [segment.name for segment in build_model(twin).tree] == ["trunk"]
 
 
