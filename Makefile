@@ -2,12 +2,15 @@
 PYTHON ?= python3
 DESK := .venv
 EDGE := .venv-edge
+ARM64 := .venv-arm64
 EDGEMTL := $(DESK)/bin/edgemtl
 PIP_FLAGS := --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types test-desk test-edge setup clean
+.PHONY: demo test lint types test-desk test-edge test-arm64 setup setup-arm64 image-desk image-edge clean
 
 setup: $(DESK)/.ready
+
+setup-arm64: $(ARM64)/.ready
 
 demo: $(DESK)/.ready
 	@set -e; run=$$($(EDGEMTL) train scenes_quickstart); \
@@ -37,7 +40,14 @@ test-desk: $(DESK)/.ready
 # The same tests where no PyTorch is installed: those of the desk skip, those of the edge must pass.
 test-edge: $(EDGE)/.ready
 	$(EDGE)/bin/python -c "import importlib.util as u; assert not u.find_spec('torch'), 'torch is installed'"
-	$(EDGE)/bin/python -m pytest -q -r fE
+	$(EDGE)/bin/python -m pytest -q -r fE --ignore=tests/arm64
+
+# The edge install on arm64 under qemu: minutes. Once it is set up, `make test` has it too.
+test-arm64: $(ARM64)/.ready
+	$(DESK)/bin/python -m pytest tests/arm64
+
+image-desk image-edge: image-%:
+	docker build --target $* --tag edgemtl:$* .
 
 $(DESK)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DESK)
@@ -49,5 +59,9 @@ $(EDGE)/.ready: pyproject.toml constraints.txt
 	$(EDGE)/bin/python -m pip install $(PIP_FLAGS) -e '.[ort]' pytest pytest-timeout hypothesis
 	touch $@
 
+$(ARM64)/.ready: pyproject.toml constraints.txt tests/arm64/setup.sh $(DESK)/.ready
+	PYTHON=$(DESK)/bin/python tests/arm64/setup.sh $(ARM64)
+	touch $@
+
 clean:
-	rm -rf $(DESK) $(EDGE) build *.egg-info
+	rm -rf $(DESK) $(EDGE) $(ARM64) build *.egg-info

@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 from edgemtl import __version__
-from edgemtl.core.errors import EdgemtlError, GateError, RecipeError
+from edgemtl.core.errors import EdgemtlError, GateError, RecipeError, SetupError
 from edgemtl.core.files import json_bytes, replacing
 from edgemtl.core.locate import find_recipe, newest, recipes
 
@@ -48,6 +48,18 @@ Minimum = Annotated[
 ]
 Maximum = Annotated[
     list[str] | None, typer.Option("--max", metavar="PATH=X", help="Fail if a figure is higher.")
+]
+Rates = Annotated[
+    list[str] | None,
+    typer.Option(metavar="TASK=N/M,...", help="Of a video, the share of the frames that compute a task."),
+]
+KeyframesText = Annotated[
+    str | None,
+    typer.Option(
+        "--keyframes",
+        metavar="every=8,threshold=0.02",
+        help="Of a video, keep the trunk's features for so many frames, or until the picture has changed.",
+    ),
 ]
 
 
@@ -110,6 +122,8 @@ def evaluate(
     baseline: Annotated[
         Path | None, typer.Option(help="A run, twins or report to give Delta_m against. Default: the twins.")
     ] = None,
+    rates: Rates = None,
+    keyframes: KeyframesText = None,
     minimum: Minimum = None,
     maximum: Maximum = None,
     out: ReportFile = None,
@@ -119,10 +133,17 @@ def evaluate(
     from edgemtl import workflow
     from edgemtl.bench.document import as_document
     from edgemtl.bench.gate import judge, parse_gates
+    from edgemtl.runtime.video import parse_keyframes
 
     gates = parse_gates(minimum=minimum or (), maximum=maximum or ())
     report = workflow.evaluate(
-        subject or newest("run"), network=network, split=split, baseline=baseline, weights=weights
+        subject or newest("bundle" if rates or keyframes else "run"),
+        network=network,
+        split=split,
+        baseline=baseline,
+        weights=weights,
+        rates=rates or (),
+        keyframes=None if keyframes is None else parse_keyframes(keyframes),
     )
     _print(report, as_json=as_json, out=out)
     _gate(judge(as_document(report), gates))
@@ -146,19 +167,73 @@ def collapse(
 @app.command()
 def export(
     run: RunPath = None,
-    out: Annotated[Path | None, typer.Option(help="Default: RUN/bundles/TARGET-fp32.")] = None,
-    target: Annotated[str, typer.Option(help="What the bundle is for: onnx.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="Default: RUN/bundles/TARGET-PRECISION.")] = None,
+    target: Annotated[
+        str, typer.Option(help="onnx (any runtime), desktop, jetson (all), jetson-orin-nano, -nx, ...")
+    ] = "onnx",
+    jetpack: Annotated[
+        str, typer.Option(metavar="VERSION", help="Such as 6.2. Default: suits all of the target.")
+    ] = "",
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
     layout: Annotated[str, typer.Option(help="merged, split, or both with a comma.")] = "merged,split",
     batch: Annotated[str, typer.Option(help="A static batch, or smallest,largest.")] = "1",
-    opset: Annotated[int, typer.Option(help="Of ONNX.")] = 18,
+    opset: Annotated[
+        int | None, typer.Option(help="Of ONNX. Default: the newest up to 18 that the target reads.")
+    ] = None,
+    dla: Annotated[bool, typer.Option("--dla", help="Let engines use the board's DLA.")] = False,
+    calibration: Annotated[
+        str | None, typer.Option(help="Of int8: percentile (the default), entropy or minmax.")
+    ] = None,
+    calibration_images: Annotated[
+        int | None, typer.Option(help="Of the training split, for int8. Default: 128.")
+    ] = None,
+    equalize: Annotated[
+        bool | None, typer.Option(help="Of int8: give channels like ranges first. Default: yes.")
+    ] = None,
+    correct_bias: Annotated[
+        bool | None, typer.Option(help="Of int8: make up for the mean error of rounding. Default: yes.")
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PRECISION", help="A task's head or a segment in fp16 or fp32."),
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK.METRIC=X or =X%", help="Keep in higher precision what more would cost."),
+    ] = None,
 ) -> None:
-    """Write a collapsed run as a bundle of ONNX files."""
+    """Write a collapsed run as a bundle of ONNX files, with the scripts that the target's boards need."""
     from edgemtl import workflow
     from edgemtl.export import parse_export
     from edgemtl.run import Run
 
-    spec = parse_export(target=target, layouts=layout, batch=batch, opset=opset)
-    folder, _ = workflow.export(Run.open(run or newest("run")), out, spec)
+    spec = parse_export(
+        target=target,
+        jetpack=jetpack,
+        precision=precision,
+        layouts=layout,
+        batch=batch,
+        opset=opset,
+        dla=dla,
+        lowering={
+            "calibration": calibration,
+            "images": calibration_images,
+            "equalize": equalize,
+            "correct_bias": correct_bias,
+        },
+        keep=keep or (),
+        budget=budget or (),
+    )
+    folder, manifest = workflow.export(Run.open(run or newest("run")), out, spec)
+    if spec.devices and not jetpack:
+        platforms = ", ".join(dict.fromkeys(str(device.platform) for device in spec.devices))
+        typer.echo(f"one bundle for {platforms}: opset {spec.newest_opset}", err=True)
+    if manifest.lowered is not None:
+        from rich.console import Console
+
+        from edgemtl.report.views import view
+
+        Console(stderr=True).print(view(manifest))
     typer.echo(str(folder))
 
 
@@ -205,6 +280,8 @@ def bench(
     max_regress: Annotated[
         list[str] | None, typer.Option(metavar="PATH=X%", help="Fail if a figure is worse by more.")
     ] = None,
+    rates: Rates = None,
+    keyframes: KeyframesText = None,
     minimum: Minimum = None,
     maximum: Maximum = None,
     out: ReportFile = None,
@@ -215,6 +292,7 @@ def bench(
     from edgemtl.bench.gate import judge, parse_gates
     from edgemtl.bench.suite import BenchSettings
     from edgemtl.bench.suite import bench as measure
+    from edgemtl.runtime.video import parse_keyframes
 
     gates = parse_gates(minimum=minimum or (), maximum=maximum or (), max_regress=max_regress or ())
     base = None if baseline is None else read_report(baseline)
@@ -225,6 +303,8 @@ def bench(
         duration_s=duration_s,
         repeats=repeats,
         warmup_ms=warmup_ms,
+        rates=tuple(rates or ()),
+        keyframes=None if keyframes is None else parse_keyframes(keyframes),
     )
     report = measure(bundle or newest("bundle"), settings)
     _print(report, as_json=as_json, out=out)
@@ -268,6 +348,18 @@ def compare(
     from edgemtl.bench.compare import compare as side_by_side
 
     _print(side_by_side(reports, force=force), as_json=as_json)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Show what of Python, PyTorch, TensorRT, GPU and board is there, what is missing and how to get it."""
+    from edgemtl.doctor import diagnose
+
+    diagnosis = diagnose()
+    _print(diagnosis, as_json=as_json)
+    if broken := diagnosis.broken:
+        names = ", ".join(broken)
+        raise SetupError("doctor", expected="nothing broken", found=names, fix="See what is listed with it.")
 
 
 @recipes_app.command("ls")

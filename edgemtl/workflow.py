@@ -18,7 +18,7 @@ from edgemtl.core.bundle import MANIFEST, Manifest, read_manifest
 from edgemtl.core.errors import DataError, RecipeError
 from edgemtl.core.inspection import DataCheck, Inspection
 from edgemtl.core.locate import find_recipe
-from edgemtl.core.report import EvalReport, Scores, delta_m, gains
+from edgemtl.core.report import EvalReport, Scores, against
 from edgemtl.data.base import Dataset
 from edgemtl.data.check import check
 from edgemtl.data.loader import eval_batches
@@ -27,9 +27,12 @@ from edgemtl.illustrate import illustrate
 from edgemtl.inspection import inspect_bundle, inspect_model
 from edgemtl.kernels import composed
 from edgemtl.launch import Watch, go_on, is_main_process, open_splits, start, train_into
+from edgemtl.material import material_of
 from edgemtl.recipe import Recipe, load
 from edgemtl.run import Run, build_model, read_evaluation
 from edgemtl.runtime.runner import BundleRunner
+from edgemtl.runtime.video import Keyframes
+from edgemtl.sequences import evaluate_video
 from edgemtl.tasks import Task
 from edgemtl.training.evaluate import Predict
 from edgemtl.training.evaluate import evaluate as evaluate_network
@@ -92,17 +95,18 @@ def collapse(run: Run, *, weights: str = "last", evaluate: bool = True) -> Colla
 
 
 def export(run: Run, out: Path | None = None, spec: Export | None = None) -> tuple[Path, Manifest]:
-    """Export a collapsed run as a bundle: ``out``, or run/bundles/TARGET-fp32.
+    """Export a collapsed run as a bundle: ``out``, or run/bundles/TARGET-PRECISION.
 
     Raises:
-        DataError: the run was not collapsed.
-        GateError: its certificate is not good.
+        DataError: the run was not collapsed, or has too few images to calibrate on.
+        GateError: its certificate is not good, or lower precision breaks the budget.
+        RecipeError: the target cannot run the network.
         SetupError: the bundle cannot be written.
     """
     spec = spec or Export()
     collapsed = run.collapsed()
     scores = collapsed.certificate.scores
-    folder = out or run.path / "bundles" / f"{spec.target}-fp32"
+    folder = out or run.path / "bundles" / spec.label
     manifest = write_bundle(
         collapsed,
         folder,
@@ -113,6 +117,7 @@ def export(run: Run, out: Path | None = None, spec: Export | None = None) -> tup
             task: {name: after for name, (_, after) in table.items()} for task, table in scores.items()
         },
         split=collapsed.certificate.split,
+        material=material_of(run, spec, collapsed.certificate.split),
     )
     return folder, manifest
 
@@ -124,15 +129,25 @@ def evaluate(
     split: str = "val",
     baseline: Path | None = None,
     weights: str = "last",
+    rates: Sequence[str] = (),
+    keyframes: Keyframes | None = None,
 ) -> EvalReport:
     """Metrics of a run's checkpoint or collapsed network (the default where there is one), or of a bundle
     that lies in its run, through the bundle's runtime. ``baseline`` is a run, a folder of twins, or a report
     of an evaluation; by default the run's own twins, once all are there.
 
+    With ``rates`` (as ``parse_rates`` reads them) or ``keyframes``, what these cost a bundle over a split of
+    videos; then the baseline is the bundle with all tasks on every frame.
+
     Raises:
         DataError: the subject, its data or the baseline are missing or damaged.
-        RecipeError: there is no such network.
+        BundleError: what rates are for is no bundle.
+        RecipeError: there is no such network, or a video cannot be run so.
     """
+    if rates or keyframes:
+        manifest = read_manifest(subject)
+        run = Run.open(_run_of(subject))
+        return evaluate_video(run, subject, manifest, split=split, rates=rates, keyframes=keyframes)
     if (subject / MANIFEST).is_file():
         run = Run.open(_run_of(subject))
         manifest = read_manifest(subject)
@@ -262,14 +277,7 @@ def _against(report: EvalReport, baseline: Path) -> EvalReport:
                 fix="Evaluate both on the same split of the same data.",
             )
         base |= other.tasks
-    overall, by_task = delta_m(report.tasks, base, report.metrics)
-    return msgspec.structs.replace(
-        report,
-        baseline=str(baseline),
-        delta_m=overall,
-        delta_m_tasks=by_task,
-        delta_m_metrics=gains(report.tasks, base, report.metrics),
-    )
+    return against(report, base, str(baseline))
 
 
 def _baseline(path: Path, report: EvalReport) -> list[EvalReport]:

@@ -25,6 +25,7 @@ ARROWS: dict[str, str] = {
     "bench": "core runtime",
     "report": "core",
     "predict": "core runtime report",
+    "doctor": "core bench",
     # What a recipe chooses from: blind to each other.
     "tensors": "core",
     "data": "core",
@@ -44,13 +45,15 @@ ARROWS: dict[str, str] = {
     "illustrate": "core report run",
     "twins": "core kernels balancing recipe run",
     "launch": "core data tasks model training collapse recipe run twins",
+    "material": "core data export run training",
+    "sequences": "core runtime data run training",
     "workflow": "core runtime data tasks kernels training"
-    " collapse inspection export recipe run illustrate launch twins",
+    " collapse inspection export recipe run illustrate launch twins material sequences",
     # The command line; what it takes from the desk, it imports inside its commands.
-    "cli": "core runtime bench report predict export recipe run launch workflow",
+    "cli": "core runtime bench report predict doctor export recipe run launch workflow",
     "__main__": "cli",
 }
-EDGE = {"core", "runtime", "bench", "report", "predict"}
+EDGE = {"core", "runtime", "bench", "report", "predict", "doctor"}
 # What the edge may import from elsewhere: the base dependencies, and those of the extra `ort`.
 EDGE_PACKAGES = {"msgspec", "numpy", "rich", "typer", "PIL", "onnxruntime"}
 # Drawn at the desk alone, and imported only when it is called.
@@ -149,6 +152,7 @@ needs_runtime = pytest.mark.skipif(
         pytest.param(["run", str(BUNDLE), "image.npy"], marks=needs_runtime),
         ["compare", str(REPORT), str(REPORT)],
         ["recipes", "ls"],
+        ["doctor", "--json"],
     ],
     ids=lambda arguments: " ".join(word for word in arguments if "/" not in word),
 )

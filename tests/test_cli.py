@@ -105,6 +105,18 @@ def test_evaluate_agrees_for_run_and_bundle_and_obeys_gates(chain: Path) -> None
     edgemtl("evaluate", "--max", "tasks.depth.abs=0", cwd=chain, code=3)
 
 
+def test_rates_and_keyframes_are_priced_in_time_and_in_accuracy(chain: Path) -> None:
+    words = ["--json", "--rates", "depth=1/2,normals=1/3", "--rates", "segmentation=1"]
+    quick = ["--duration", "0.01", "--warmup-ms", "1", "--repeats", "5", "--threads", "1"]
+    bench = json.loads(edgemtl("bench", *words, "--keyframes", "every=4", *quick, cwd=chain).stdout)
+    assert set(bench["video"]) == {"moving", "still"}
+    evaluate = json.loads(edgemtl("evaluate", "--split", "video", *words, cwd=chain).stdout)
+    assert evaluate["video"]["rates"] == {"segmentation": "1", "depth": "1/2", "normals": "1/3"}
+    assert "mean age" in edgemtl("evaluate", "--split", "video", "--keyframes", "every=2", cwd=chain).stdout
+    assert "depth=1/3" in error_line(edgemtl("bench", "--rates", "depth=0.5", cwd=chain, code=2))
+    edgemtl("evaluate", "--keyframes", "every=0", cwd=chain, code=2)
+
+
 def test_train_with_twins_and_evaluate_against_them(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(as_yaml(tasks={"depth": {}}, plan={}))
     command = ["train", "tiny.yaml", "training.epochs=1", "--twins"]
@@ -140,6 +152,26 @@ def test_a_dry_run_shows_the_network_and_writes_nothing(chain: Path, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
+def test_export_for_a_board_says_what_it_suits_and_refuses_what_it_cannot_run(chain: Path) -> None:
+    found = edgemtl("export", "--target", "jetson-orin-nano", "--layout", "merged", cwd=chain)
+    assert found.stdout.strip() == "runs/tiny/bundles/jetson-orin-nano-fp32"
+    assert "one bundle for JetPack 5.1, " in found.stderr
+    assert json.loads(edgemtl("verify", "--json", cwd=chain).stdout)["passed"]
+    before = sorted((chain / "runs" / "tiny" / "bundles").iterdir())
+    for words, says in [
+        (["--precision", "fp8"], "Use fp16 or int8"),
+        (["--opset", "18"], "--jetpack 6.1"),
+        (["--dla", "--precision", "fp16"], "jetson-orin-nx"),
+        (["--jetpack", "4.6"], "5.1, 6.0"),
+    ]:
+        refused = edgemtl("export", "--target", "jetson-orin-nano", *words, cwd=chain, code=2)
+        assert says in error_line(refused)
+    assert sorted((chain / "runs" / "tiny" / "bundles").iterdir()) == before
+    for folder in before:
+        if folder.name != "onnx-fp32":  # what other tests take is the newest
+            shutil.rmtree(folder)
+
+
 def test_recipes_are_listed_copied_and_checked(tmp_path: Path) -> None:
     listed = edgemtl("recipes", "ls", cwd=tmp_path).stdout
     assert {"scenes_quickstart", "nyuv2_segnet", "nyuv2_compact", "nyuv2_resnet18"} <= set(listed.split())
@@ -151,8 +183,8 @@ def test_recipes_are_listed_copied_and_checked(tmp_path: Path) -> None:
 
 
 def test_data_check_reads_every_sample(chain: Path) -> None:
-    train, val = json.loads(edgemtl("data", "check", "tiny.yaml", "--json", cwd=chain).stdout)
-    assert (train["split"], train["images"], val["split"], val["images"]) == ("train", 16, "val", 4)
+    found = json.loads(edgemtl("data", "check", "tiny.yaml", "--json", cwd=chain).stdout)
+    assert {part["split"]: part["images"] for part in found} == {"train": 16, "val": 4, "video": 12}
 
 
 BAD_RECIPES = {

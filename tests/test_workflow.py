@@ -164,5 +164,5 @@ def test_data_that_do_not_fit_the_recipe_are_refused_before_a_run_exists(
 
 def test_check_data_tells_of_every_split() -> None:
     found = list(workflow.check_data(tiny(), limit=2))
-    assert [check.images for check in found] == [2, 2]
+    assert [check.images for check in found] == [2, 2, 2]
     assert set(found[0].labels) == {"segmentation", "depth", "normals"}

@@ -11,7 +11,7 @@ from edgemtl.recipe import Recipe, parse
 
 TREE: dict[str, Any] = {
     "name": "tiny",
-    "data": {"type": "scenes", "size": [16, 24], "train": 16, "val": 4},
+    "data": {"type": "scenes", "size": [16, 24], "train": 16, "val": 4, "video": 2, "sequence": 6},
     "backbone": {"type": "segnet", "widths": [4, 6], "convs": [1, 1]},
     "tasks": {"segmentation": {"classes": 13}, "depth": {}, "normals": {}},
     "plan": {"forks": {"decoder1": [["depth"], ["segmentation", "normals"]]}},

@@ -21,6 +21,7 @@ ALIKE = {
         "device.cores",
         "device.board",
         "device.governor",
+        "device.nvpmodel",
     ),
     "evaluate": ("data", "split", "images"),
     "verify": ("manifest_sha256", "samples"),
@@ -79,6 +80,8 @@ def _unlike(name: str, here: object, other_name: str, there: object, path: str, 
 
 def _shown(path: str) -> bool:
     """Percentiles of everything would bury what matters: two at the top, one for a part."""
+    if path.startswith("video."):
+        return path.endswith((".latency_ms.mean", ".worst_latency_ms.p50"))
     if path.startswith(("layouts.", "segments.", "subsets.")):
         return path.endswith((".latency_ms.p50", ".max_abs"))
     return not path.startswith("latency_ms.") or path.endswith((".p50", ".p99"))

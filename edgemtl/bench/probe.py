@@ -17,8 +17,7 @@ import msgspec
 from edgemtl.bench.way import Way
 from edgemtl.core.bundle import read_manifest
 from edgemtl.core.errors import SetupError
-from edgemtl.runtime.opening import open_session
-from edgemtl.runtime.ort import onnxruntime
+from edgemtl.runtime.opening import load_runtime, open_session
 
 RUNS = 5  # memory is at its peak after a few
 
@@ -71,7 +70,7 @@ def probe(request: Request) -> Probe:
 def run_probe(request: Request) -> Probe:
     """What the subprocess does."""
     folder = Path(request.folder)
-    onnxruntime()
+    load_runtime()
     before_mib = _reset_peak_mib()
     start = perf_counter_ns()
     run = request.way.open(folder, read_manifest(folder), request.batch, request.threads, open_session)

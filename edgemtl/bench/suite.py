@@ -7,16 +7,20 @@ from pathlib import Path
 
 import msgspec
 
-from edgemtl.bench.device import device_facts
+from edgemtl.bench.device import Watch
 from edgemtl.bench.latency import measure
 from edgemtl.bench.probe import Request, probe
+from edgemtl.bench.sysfs import ROOT
+from edgemtl.bench.video import bench_video
 from edgemtl.bench.way import all_ways
 from edgemtl.core.bundle import MANIFEST, Manifest, read_manifest, sha256
 from edgemtl.core.errors import RecipeError
-from edgemtl.core.report import BenchReport, Measure, Stats, timestamp
+from edgemtl.core.report import BenchReport, Measure, Stats, VideoMeasure, timestamp
 from edgemtl.runtime.opening import open_session
 from edgemtl.runtime.runner import choose_layout
-from edgemtl.runtime.session import available_cores
+from edgemtl.runtime.schedule import parse_rates
+from edgemtl.runtime.session import SessionFactory, available_cores
+from edgemtl.runtime.video import Keyframes
 
 
 class BenchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,6 +28,7 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     By default ``threads`` is the number of cores, and ``batch`` the smallest that the bundle takes. The
     figures of ``layout`` stand at the top of the report: by default the merged one, where there is one.
+    ``rates`` (as ``parse_rates`` reads them) and ``keyframes``, if given, ask for what a video costs.
 
     Raises:
         RecipeError: a number is out of range.
@@ -35,6 +40,8 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     duration_s: float = 2.0
     repeats: int = 20
     warmup_ms: float = 200.0
+    rates: tuple[str, ...] = ()
+    keyframes: Keyframes | None = None
 
     def __post_init__(self) -> None:
         least = {"threads": 1, "batch": 1, "repeats": 1, "duration_s": 0, "warmup_ms": 0}
@@ -44,12 +51,14 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 raise RecipeError(name, expected=f"{bound} or more", found=str(value), fix="Give another.")
 
 
-def bench(folder: Path, settings: BenchSettings | None = None) -> BenchReport:
+def bench(folder: Path, settings: BenchSettings | None = None, *, root: Path = ROOT) -> BenchReport:
     """Measure every layout, every segment alone and every subset of the tasks, in turns.
+
+    The facts of the device are looked up under ``root``.
 
     Raises:
         BundleError: the bundle is damaged.
-        RecipeError: the bundle has no such layout or does not take such a batch.
+        RecipeError: the bundle has no such layout, does not take such a batch, or cannot run a video so.
         SetupError: the runtime is missing, cannot run the files, or runs out of memory.
     """
     settings = settings or BenchSettings()
@@ -59,18 +68,23 @@ def bench(folder: Path, settings: BenchSettings | None = None) -> BenchReport:
     threads = settings.threads or available_cores()
     ways = {(kind, name): way for kind, named in all_ways(manifest).items() for name, way in named.items()}
     sessions = cache(open_session)  # ways that run the same file share it
-    latencies = measure(
-        {key: way.open(folder, manifest, batch, threads, sessions) for key, way in ways.items()},
-        warmup_ms=settings.warmup_ms,
-        duration_s=settings.duration_s,
-        repeats=settings.repeats,
-    )
+    opened = {key: way.open(folder, manifest, batch, threads, sessions) for key, way in ways.items()}
+    watch = Watch(root)
+    with watch.watching():
+        video = _video(folder, manifest, settings, batch, threads, sessions)  # first: it may refuse
+        latencies = measure(
+            opened,
+            warmup_ms=settings.warmup_ms,
+            duration_s=settings.duration_s,
+            repeats=settings.repeats,
+        )
     priced: dict[str, dict[str, Measure]] = {kind: {} for kind, _ in ways}
     for (kind, name), way in ways.items():
         request = Request(str(folder), way, batch, threads)
         priced[kind][name] = _price(request, manifest, latencies[kind, name])
     top = priced["layouts"][layout]
     first = manifest.layouts[layout][0]
+    runtime = sessions(folder / first.path, first, threads).runtime
     return BenchReport(
         bundle=manifest.name,
         manifest_sha256=sha256(folder / MANIFEST),
@@ -84,8 +98,10 @@ def bench(folder: Path, settings: BenchSettings | None = None) -> BenchReport:
             "warmup_ms": settings.warmup_ms,
             "arena": "one for all sessions",
             "spinning": "off",
+            **({"rates": ",".join(settings.rates)} if settings.rates else {}),
+            **({"keyframes": str(settings.keyframes)} if settings.keyframes else {}),
         },
-        device={**device_facts(), "runtime": sessions(folder / first.path, first, threads).runtime},
+        device=msgspec.structs.replace(watch.device, runtime=runtime),
         latency_ms=top.latency_ms,
         throughput_images_per_s=top.throughput_images_per_s,
         load_ms=top.load_ms,
@@ -98,6 +114,32 @@ def bench(folder: Path, settings: BenchSettings | None = None) -> BenchReport:
         subsets=priced.get("subsets", {}),
         tasks={task: info.accuracy for task, info in manifest.tasks.items()},
         metrics={task: info.metrics for task, info in manifest.tasks.items()},
+        video=video,
+    )
+
+
+def _video(
+    folder: Path,
+    manifest: Manifest,
+    settings: BenchSettings,
+    batch: int,
+    threads: int,
+    sessions: SessionFactory,
+) -> dict[str, VideoMeasure]:
+    """What was asked for about videos, which may be nothing."""
+    if not settings.rates and settings.keyframes is None:
+        return {}
+    return bench_video(
+        folder,
+        manifest,
+        rates=parse_rates(settings.rates, tuple(manifest.tasks)),
+        keyframes=settings.keyframes,
+        batch=batch,
+        threads=threads,
+        sessions=sessions,
+        warmup_ms=settings.warmup_ms,
+        duration_s=settings.duration_s,
+        repeats=settings.repeats,
     )
 
 

@@ -88,8 +88,10 @@ class InputInfo(msgspec.Struct, frozen=True):
 class TaskInfo(msgspec.Struct, frozen=True):
     """What a task's output means and how accurate it was when the bundle was written.
 
-    ``accuracy`` maps the names in ``metrics`` to values measured with the collapsed network on ``split``,
-    None where the split has no such label; it is empty where nothing was measured.
+    ``accuracy`` maps the names in ``metrics`` to values measured on ``split``,
+    None where the split has no such label; it is empty where nothing was measured. Of a bundle in lower
+    precision it is that of its own files, and ``accuracy_fp32`` that of the collapsed network beside it.
+    ``atol`` stands for that of ``Golden`` where a task has one of its own.
     """
 
     tensor: TensorInfo
@@ -97,12 +99,15 @@ class TaskInfo(msgspec.Struct, frozen=True):
     metrics: tuple[MetricInfo, ...]
     accuracy: dict[str, float | None]
     split: str = ""
+    accuracy_fp32: dict[str, float | None] = {}
+    atol: float | None = None
 
 
 class Golden(msgspec.Struct, frozen=True):
     """Recorded inputs and outputs: npz files keyed by tensor name, [samples, ...] each.
 
-    The outputs come from the collapsed PyTorch network. A runtime agrees when every element satisfies
+    The outputs come from the collapsed PyTorch network; in lower precision from ONNX Runtime without
+    optimizations, which computes what the files say. A runtime agrees when every element satisfies
     |found - expected| <= atol + rtol * |expected|.
     """
 
@@ -113,11 +118,30 @@ class Golden(msgspec.Struct, frozen=True):
     rtol: float
 
 
+class Lowered(msgspec.Struct, frozen=True, kw_only=True):
+    """How a bundle came to its precision.
+
+    ``parts`` maps every segment and head to its precision. ``activations`` is int8 or uint8, and there with
+    the ``calibration`` where a part is int8; ``calibration_sha256`` is of the pixels. ``sensitivity`` is the
+    share of the ``budget`` that a part uses up when it alone is lowered.
+    """
+
+    parts: dict[str, str]
+    activations: str = ""
+    calibration: str = ""
+    calibration_images: int = 0
+    calibration_sha256: str = ""
+    equalized: bool = False
+    bias_corrected: bool = False
+    budget: tuple[str, ...] = ()
+    sensitivity: dict[str, float] = {}
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The contents of manifest.json.
 
     ``layouts`` maps ``merged`` (one file) and ``split`` (trunk, branches, heads, in the order they run) to
-    their files. ``files`` maps every other file of the bundle to its SHA-256.
+    their files. ``files`` maps every other file of the bundle to its SHA-256. ``lowered`` is not for fp32.
     """
 
     format: int = FORMAT
@@ -134,6 +158,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     certificate: dict[str, float]
     versions: dict[str, str]
     files: dict[str, str]
+    lowered: Lowered | None = None
 
 
 def sha256(path: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from edgemtl.core.device import Device
 from edgemtl.core.errors import DataError
 
 FORMAT = 1
@@ -58,12 +59,27 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
     macs: int
 
 
+class VideoMeasure(msgspec.Struct, frozen=True, kw_only=True):
+    """What the frames of a video cost, after the first, when tasks have rates and keyframes keep the trunk.
+
+    ``latency_ms`` is of all frames: its mean is what a frame costs on average. ``worst_latency_ms`` is of the
+    frames that run the dearest files, by the median; ``full_latency_ms`` of all tasks on every frame, in
+    turns with the others. ``calls`` is how often a frame runs each file, on average.
+    """
+
+    latency_ms: Stats
+    worst_latency_ms: Stats
+    full_latency_ms: Stats
+    calls: dict[str, float]
+
+
 class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     """What `edgemtl bench` writes. The fields of a measure at the top are those of ``settings.layout``.
 
     ``layouts``: merged against split, measured in turns. ``segments``: each file of the split layout alone.
     ``subsets``: only the files that some of the tasks need, keyed like ``depth+normals``.
-    ``tasks``: the accuracy that the bundle's manifest states. ``device``: facts of the machine.
+    ``tasks``: the accuracy that the bundle's manifest states. ``video``: at the rates and keyframes of the
+    settings, where these were given, a ``moving`` and a ``still`` one.
     """
 
     kind: str = "bench"
@@ -72,7 +88,7 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     manifest_sha256: str
     created: str
     settings: dict[str, str | int | float]
-    device: dict[str, str | int | float | None]
+    device: Device
     latency_ms: Stats
     throughput_images_per_s: float
     load_ms: float | None
@@ -85,13 +101,25 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     subsets: dict[str, Measure]
     tasks: dict[str, dict[str, float | None]]
     metrics: dict[str, tuple[MetricInfo, ...]]
+    video: dict[str, VideoMeasure] = {}
+
+
+class VideoUse(msgspec.Struct, frozen=True, kw_only=True):
+    """How a video was run: rates by task, keyframes as given, the mean age of each task's answers in frames,
+    and how often a frame ran each file, on average."""
+
+    rates: dict[str, str]
+    keyframes: str | None
+    age_frames: dict[str, float]
+    calls: dict[str, float]
 
 
 class EvalReport(msgspec.Struct, frozen=True, kw_only=True):
     """What `edgemtl evaluate` writes: metrics per task over a whole split.
 
     ``network`` says what was measured: ``checkpoint``, ``collapsed`` or ``bundle``. ``delta_m`` (percent, +
-    is better than the baseline) is there when there was a baseline, overall, by task and by metric.
+    is better than the baseline) is there when there was a baseline, overall, by task and by metric. With
+    ``video`` the baseline is the same bundle with all tasks on every frame.
     """
 
     kind: str = "evaluate"
@@ -108,6 +136,7 @@ class EvalReport(msgspec.Struct, frozen=True, kw_only=True):
     delta_m: float | None = None
     delta_m_tasks: dict[str, float] = {}
     delta_m_metrics: dict[str, dict[str, float]] = {}
+    video: VideoUse | None = None
 
 
 class Deviation(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,6 +252,22 @@ def delta_m(
     by_task = {task: list(found.values()) for task, found in gains(scores, baseline, metrics).items()}
     of_all = [gain for found in by_task.values() for gain in found]
     return sum(of_all) / len(of_all), {task: sum(found) / len(found) for task, found in by_task.items()}
+
+
+def against(report: EvalReport, baseline: Scores, name: str) -> EvalReport:
+    """The report with its Delta_m against the scores of a baseline.
+
+    Raises:
+        DataError: as ``gains``.
+    """
+    overall, by_task = delta_m(report.tasks, baseline, report.metrics)
+    return msgspec.structs.replace(
+        report,
+        baseline=name,
+        delta_m=overall,
+        delta_m_tasks=by_task,
+        delta_m_metrics=gains(report.tasks, baseline, report.metrics),
+    )
 
 
 class Progress(NamedTuple):

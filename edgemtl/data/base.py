@@ -20,6 +20,7 @@ class Dataset(ABC):
 
     size: tuple[int, int]  # (height, width) of every image
     labels: dict[str, LabelInfo]
+    sequence: int = 1  # so many samples in a row are the frames of one video
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -42,6 +42,7 @@ from edgemtl.data.raycast import Camera, Light, Scene, Vector, render
 
 Side = Annotated[int, msgspec.Meta(ge=16)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+FRAME_RATE = 30  # frames a second
 
 
 class Scenes(Data, frozen=True, kw_only=True, tag="scenes"):
@@ -50,16 +51,26 @@ class Scenes(Data, frozen=True, kw_only=True, tag="scenes"):
     ``size`` is (height, width); ``train`` and ``val`` are the numbers of scenes; ``noise`` is the standard
     deviation of the sensor's noise in an image of range 0..1. A scene follows from ``seed``, its split and
     its index alone: another size shows the same scene.
+
+    A third split is for `evaluate --rates`: ``video`` rooms, each with ``sequence`` frames, 30 a second, of a
+    camera that walks ahead and looks around.
     """
 
     size: tuple[Side, Side] = (96, 128)
     train: Count = 800
     val: Count = 200
+    video: Count = 8
+    sequence: Count = 30
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     noise: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.03
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """See ``Data.splits``."""
+        return ("train", "val", "video")
+
     def dataset(self, split: str) -> SceneSplit:
-        """Open ``train`` or ``val``.
+        """Open ``train``, ``val`` or ``video``.
 
         Raises:
             DataError: there is no such split.
@@ -81,18 +92,24 @@ class SceneSplit(Dataset):
             "depth": LabelInfo("depth"),
             "normals": LabelInfo("normals"),
         }
+        self.sequence = spec.sequence if split == "video" else 1
         self._spec, self._split = spec, split
 
     def __len__(self) -> int:
-        return {"train": self._spec.train, "val": self._spec.val}[self._split]
+        spec = self._spec
+        return {"train": spec.train, "val": spec.val, "video": spec.video}[self._split] * self.sequence
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(f"scene {index} of the {len(self)} in {self._split}")
         spec = self._spec
-        key = (spec.splits.index(self._split), index)
+        number, frame = divmod(index, self.sequence)
+        key = (spec.splits.index(self._split), number)
         rng = np.random.default_rng(np.random.SeedSequence(spec.seed, spawn_key=key))
         scene = draw_scene(rng)
+        if frame:
+            scene = scene._replace(camera=_walked(scene.camera, frame / FRAME_RATE))
+            rng = np.random.default_rng(np.random.SeedSequence(spec.seed, spawn_key=(*key, frame)))
         view = render(scene, spec.size)
         # Noise is drawn last, so that the size of the image has no part in the scene.
         noise = rng.standard_normal(view.image.shape, np.float32) * np.float32(spec.noise)
@@ -116,6 +133,14 @@ def draw_scene(rng: Generator) -> Scene:
         if rng.random() < probability:
             put(room, kind(rng))
     return Scene(tuple(room.solids), camera, room.light())
+
+
+def _walked(camera: Camera, seconds: float) -> Camera:
+    """To and fro by 0.6 m in 6 s, in the space that is free before the lens; 14 degrees to either side."""
+    x, y, z = camera.position
+    ahead = 0.3 * (1 - math.cos(2 * math.pi * seconds / 6))
+    place = (x + ahead * math.cos(camera.yaw), y + ahead * math.sin(camera.yaw), z)
+    return camera._replace(position=place, yaw=camera.yaw + 0.25 * math.sin(2 * math.pi * seconds / 4))
 
 
 class _Room:

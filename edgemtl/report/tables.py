@@ -39,6 +39,12 @@ def bench_table(report: BenchReport) -> Table:
         f"{number(report.throughput_images_per_s)} images/s, load {number(report.load_ms)} ms, "
         f"first inference {number(report.first_inference_ms)} ms"
     )
+    for name, video in report.video.items():
+        mean, worst = video.latency_ms.mean, video.worst_latency_ms.p50
+        full = video.full_latency_ms.mean
+        table.caption.append(
+            f"\n{name} video: {number(mean)} ms a frame, the worst {number(worst)}, all tasks {number(full)}"
+        )
     return table
 
 
@@ -79,6 +85,10 @@ def eval_table(report: EvalReport) -> Table:
             table.add_row(Name(f"Delta_m {task}"), "", "", "higher", _gain(mean))
     baseline = f", baseline {report.baseline}" if report.baseline else ""
     table.caption = Text(f"{report.images} images{baseline}")
+    if report.video is not None:
+        ages = ", ".join(f"{task} {number(age)}" for task, age in report.video.age_frames.items())
+        calls = ", ".join(f"{file} {number(share)}" for file, share in report.video.calls.items())
+        table.caption.append(f"\nmean age in frames: {ages}\nruns a frame: {calls}")
     return table
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from functools import singledispatch
 
 from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
+from edgemtl.core.bundle import Lowered, Manifest
+from edgemtl.core.diagnosis import Diagnosis
 from edgemtl.core.inspection import Certificate, DataCheck, Inspection, Part
 from edgemtl.core.report import BenchReport, Comparison, EvalReport, VerifyReport
 from edgemtl.report.tables import (
@@ -26,10 +29,39 @@ def view(report: object) -> RenderableType:
     raise TypeError(f"no view of {type(report).__name__}")
 
 
-view.register(BenchReport, bench_table)
 view.register(VerifyReport, verify_table)
 view.register(EvalReport, eval_table)
 view.register(Comparison, comparison_table)
+
+
+@view.register
+def bench_view(report: BenchReport) -> RenderableType:
+    """The price list; under it the power of the whole board, or else of each rail, and what warns."""
+    views: list[RenderableType] = [bench_table(report)]
+    power = report.device.power
+    if power is not None:
+        shown = power.rails if power.total is None else {power.total: power.rails[power.total]}
+        rails = (
+            f"{name} {number(rail.mean_w)} W, at most {number(rail.max_w)} W" for name, rail in shown.items()
+        )
+        views.append(Text("; ".join(rails)))
+    views += (Text(f"warning: {warning}", "bold red") for warning in report.device.warnings)
+    return Group(*views)
+
+
+@view.register
+def doctor_view(diagnosis: Diagnosis) -> RenderableType:
+    """What is there and what is not, with how to get it on a line of its own."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    styles = {"ok": "green", "absent": "dim", "broken": "bold red"}
+    for finding in diagnosis.findings:
+        grid.add_row(Text(finding.state, styles[finding.state]), Text(finding.name), Text(finding.found))
+        if finding.fix:
+            grid.add_row("", "", Text(f"-> {finding.fix}"))
+    return grid
 
 
 @view.register
@@ -51,6 +83,32 @@ def certificate_view(certificate: Certificate) -> RenderableType:
                 scores.add_row(Name(f"{task} {name}"), number(first), number(second))
         views.append(scores)
     views += (Text(f"{kept.layer} stays: {kept.reason}") for kept in certificate.unfolded)
+    return Group(*views)
+
+
+@view.register
+def manifest_view(manifest: Manifest) -> RenderableType:
+    """Of a bundle below fp32: the precision of its parts, and what that cost in accuracy."""
+    lowered = manifest.lowered or Lowered(parts={})
+    table = new_table(
+        f"{manifest.name} in {manifest.precision}", "", "precision", "share of the budget alone"
+    )
+    for part, precision in lowered.parts.items():
+        table.add_row(Name(part), precision, number(lowered.sensitivity.get(part)))
+    views: list[RenderableType] = [table]
+    scores = new_table("", "", "fp32", manifest.precision)
+    for task, info in manifest.tasks.items():
+        for name, value in info.accuracy.items():
+            scores.add_row(Name(f"{task} {name}"), number(info.accuracy_fp32.get(name)), number(value))
+    if scores.row_count:
+        views.append(scores)
+    if lowered.calibration:
+        views.append(
+            Text(
+                f"{lowered.activations} activations, {lowered.calibration} over"
+                f" {lowered.calibration_images} images"
+            )
+        )
     return Group(*views)
 
 

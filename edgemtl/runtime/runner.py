@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,7 +56,7 @@ class BundleRunner:
         self.files = needed_files(self.manifest, self.layout, self.tasks)
         self.threads = threads or available_cores()
         self._sessions = {file.name: sessions(folder / file.path, file, self.threads) for file in self.files}
-        self._schedules = {self.tasks: self._schedule(self.tasks)}
+        self._schedules: dict[tuple[frozenset[str], tuple[str, ...]], tuple[Step, ...]] = {}
         image = self.manifest.input
         self._image_shape, self._batch = (3, image.height, image.width), image.batch
 
@@ -71,31 +71,51 @@ class BundleRunner:
         Raises:
             RecipeError: the bundle takes no such image, or the runner was not opened for one of the tasks.
         """
-        self._check(image)
+        self.check(image)
         wanted = self.tasks if tasks is None else tuple(tasks)
-        if wanted not in self._schedules:
-            check_tasks("tasks", wanted, self.tasks)
-            self._schedules[wanted] = self._schedule(wanted)
-        tensors = {self.manifest.input.name: image}
-        for session, reads, writes, frees in self._schedules[wanted]:
-            tensors.update(session.run({name: tensors[name] for name in reads}, writes))
-            for name in frees:
-                del tensors[name]
-        return {task: tensors[self.manifest.tasks[task].tensor.name] for task in wanted}
+        check_tasks("tasks", wanted, self.tasks)
+        names = tuple(self.manifest.tasks[task].tensor.name for task in wanted)
+        found = self.compute({self.manifest.input.name: image}, names)
+        return {task: found[name] for task, name in zip(wanted, names, strict=True)}
 
-    def _schedule(self, tasks: tuple[str, ...]) -> tuple[Step, ...]:
+    def compute(self, tensors: Mapping[str, Array], wanted: tuple[str, ...]) -> dict[str, Array]:
+        """The tensors ``wanted``, by name, from those at hand: the image, or what files have written before.
+
+        Only files that lie in between are run.
+        """
+        key = frozenset(tensors), wanted
+        if key not in self._schedules:
+            self._schedules[key] = self._schedule(*key)
+        table = dict(tensors)
+        for session, reads, writes, frees in self._schedules[key]:
+            table.update(session.run({name: table[name] for name in reads}, writes))
+            for name in frees:
+                del table[name]
+        return {name: table[name] for name in wanted}
+
+    def macs(self, tasks: Collection[str]) -> int:
+        """The multiply-adds of the files that some tasks need."""
+        return sum(file.macs for file in self.files if not set(file.tasks).isdisjoint(tasks))
+
+    def _schedule(self, known: frozenset[str], wanted: tuple[str, ...]) -> tuple[Step, ...]:
         """Walk the files from the last to the first, collecting what is needed of the ones before."""
-        needed = {self.manifest.tasks[task].tensor.name for task in tasks}
+        needed = set(wanted) - known
         steps: list[Step] = []
-        for file in reversed(needed_files(self.manifest, self.layout, tasks)):
-            reads = tuple(tensor.name for tensor in file.inputs)
+        for file in reversed(self.files):
             writes = tuple(tensor.name for tensor in file.outputs if tensor.name in needed)
-            frees = tuple(name for name in reads if name not in needed)
-            steps.append(Step(self._sessions[file.name], reads, writes, frees))
-            needed.update(reads)
+            if writes:
+                reads = tuple(tensor.name for tensor in file.inputs)
+                frees = tuple(name for name in reads if name not in needed | known)
+                steps.append(Step(self._sessions[file.name], reads, writes, frees))
+                needed.update(set(reads) - known)
         return tuple(reversed(steps))
 
-    def _check(self, image: NDArray[np.float32]) -> None:
+    def check(self, image: NDArray[np.float32]) -> None:
+        """Refuse what is no image for this bundle.
+
+        Raises:
+            RecipeError: as above, with what was expected and found.
+        """
         smallest, largest = self._batch
         if (
             not isinstance(image, np.ndarray)

@@ -25,7 +25,10 @@ class Session(ABC):
 
     @abstractmethod
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
-        """Run once. ``feeds`` holds every input by name; ``outputs`` names what to return, by default all."""
+        """Run once. ``feeds`` holds every input by name; ``outputs`` names what to return, by default all.
+
+        The arrays are the caller's to keep: no later run writes into them.
+        """
 
 
 SessionFactory = Callable[[Path, ModelFile, int], Session]
@@ -58,6 +61,24 @@ class FakeSession(Session):
         filled: Array = np.empty((len(samples), *tensor.shape[1:]), tensor.dtype)
         filled.reshape(len(samples), -1)[:] = (samples + offset)[:, None]
         return filled
+
+
+class RecordedSession(Session):
+    """Another session that writes a name into ``ran`` whenever it runs."""
+
+    def __init__(self, session: Session, name: str, ran: list[str]) -> None:
+        self.runtime = session.runtime
+        self._session, self._name, self._ran = session, name, ran
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """See ``Session.run``."""
+        self._ran.append(self._name)
+        return self._session.run(feeds, outputs)
+
+
+def recording(sessions: SessionFactory, ran: list[str]) -> SessionFactory:
+    """Open sessions that write the name of their file into ``ran`` whenever they run."""
+    return lambda path, file, threads: RecordedSession(sessions(path, file, threads), file.name, ran)
 
 
 def available_cores() -> int:

@@ -26,8 +26,8 @@ def verify(
 ) -> VerifyReport:
     """Compare every task in every layout, or in the one named, with the golden outputs.
 
-    ``atol`` and ``rtol`` replace the manifest's tolerances: |found - expected| <= atol + rtol * |expected|.
-    The report says what failed; a failure raises nothing.
+    ``atol`` and ``rtol`` replace the manifest's tolerances, those of single tasks too:
+    |found - expected| <= atol + rtol * |expected|. The report says what failed; a failure raises nothing.
 
     Raises:
         BundleError: the bundle is damaged, or its golden samples are not what the manifest says.
@@ -35,6 +35,7 @@ def verify(
         SetupError: the runtime is missing or cannot run the files.
     """
     manifest = read_manifest(folder)
+    own = {task: info.atol for task, info in manifest.tasks.items() if atol is None and info.atol is not None}
     atol = _tolerance("atol", manifest.golden.atol if atol is None else atol)
     rtol = _tolerance("rtol", manifest.golden.rtol if rtol is None else rtol)
     image = _load(folder, manifest.golden.inputs, [manifest.input.name], manifest)[manifest.input.name]
@@ -45,7 +46,7 @@ def verify(
         runner = BundleRunner(folder, layout=name, threads=threads, sessions=sessions, manifest=manifest)
         found = _replay(runner, image)
         layouts[name] = {
-            task: _deviation(folder, task, found[task], golden[info.tensor.name], atol, rtol)
+            task: _deviation(folder, task, found[task], golden[info.tensor.name], own.get(task, atol), rtol)
             for task, info in manifest.tasks.items()
         }
     return VerifyReport(

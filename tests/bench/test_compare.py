@@ -46,6 +46,20 @@ def test_only_figures_with_a_direction_and_few_percentiles_are_shown(tmp_path: P
     assert "layouts.split.latency_ms.p99" not in paths
 
 
+def test_of_a_video_the_average_and_the_worst_frame_are_shown(tmp_path: Path) -> None:
+    stats = BENCH["latency_ms"]
+    measure = {
+        "latency_ms": stats,
+        "worst_latency_ms": stats,
+        "full_latency_ms": stats,
+        "calls": {"trunk": 0.5},
+    }
+    reports = [write(tmp_path / f"{name}.json", video={"moving": measure}) for name in "ab"]
+    rows = {row.path: row.higher_is_better for row in compare(reports).rows if row.path.startswith("video")}
+    moving = "video.moving"
+    assert rows == {f"{moving}.latency_ms.mean": False, f"{moving}.worst_latency_ms.p50": False}
+
+
 def test_a_figure_that_one_report_lacks_is_none(tmp_path: Path) -> None:
     paths = [write(tmp_path / "a.json", segments={}, memory_mib=None), write(tmp_path / "b.json")]
     rows = {row.path: row.values for row in compare(paths).rows}

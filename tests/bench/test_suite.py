@@ -2,14 +2,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edgemtl.bench import suite
+from edgemtl.bench.power import monitors
 from edgemtl.bench.probe import run_probe
 from edgemtl.bench.suite import BenchSettings, bench
 from edgemtl.core.bundle import read_manifest, sha256
 from edgemtl.core.errors import RecipeError
 from edgemtl.core.report import BenchReport
+from edgemtl.runtime.video import Keyframes
+from tests.bench.boards import THROTTLING
 
 TINY = Path(__file__).parents[1] / "fixtures/tiny_bundle"
 MANIFEST = read_manifest(TINY)
@@ -53,7 +57,7 @@ def test_the_report_says_what_was_measured_how_and_where(report: BenchReport) ->
     assert report.settings["layout"] == "merged"
     assert (report.settings["batch"], report.settings["threads"]) == (1, 1)
     assert report.settings["arena"]
-    assert str(report.device["runtime"]).startswith("onnxruntime ")
+    assert str(report.device.runtime).startswith("onnxruntime ")
     assert report.tasks["segmentation"] == {"miou": 0.42}
     assert report.metrics["depth"] == MANIFEST.tasks["depth"].metrics
 
@@ -72,3 +76,37 @@ def test_what_the_bundle_lacks() -> None:
         bench(TINY, BenchSettings(layout="tiled"))
     with pytest.raises(RecipeError, match=r"found float32 5x3x12x16"):
         bench(TINY, BenchSettings(batch=5))
+
+
+def test_a_video_is_priced_where_rates_or_keyframes_are_given(report: BenchReport) -> None:
+    assert report.video == {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(suite, "probe", run_probe)
+        settings = msgspec.structs.replace(QUICK, rates=("depth=1/3",), keyframes=Keyframes(every=2))
+        found = bench(TINY, settings)
+    assert found.settings["rates"] == "depth=1/3"
+    assert found.settings["keyframes"] == "every=2,threshold=0.02"
+    assert found.video["moving"].calls["head_depth"] == pytest.approx(1 / 3)
+    assert found.video["still"].calls["trunk"] == pytest.approx(1 / 2)
+
+
+def test_a_rate_that_is_none_is_refused_before_anything_is_measured() -> None:
+    forever = BenchSettings(rates=("dept=1/3",), duration_s=1e9)
+    with pytest.raises(RecipeError, match=r"`dept`.*`depth`"):
+        bench(TINY, forever)
+
+
+def test_a_board_that_throttles_is_reported_with_its_power(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "probe", run_probe)
+    device = bench(TINY, QUICK, root=THROTTLING).device
+    assert device.board == "NVIDIA Jetson Orin Nano Developer Kit"
+    assert device.power is not None
+    assert device.power.total == "VDD_IN"
+    assert device.warnings == ("throttling: gpu",)
+    assert device.runtime
+
+
+def test_this_machine_reports_its_conditions_and_no_power_that_nothing_measures(report: BenchReport) -> None:
+    assert report.device.before is not None
+    assert report.device.after is not None
+    assert (report.device.power is None) == (not monitors())

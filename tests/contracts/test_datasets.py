@@ -22,7 +22,7 @@ def data(request: pytest.FixtureRequest) -> Data:
     if request.param is NYUv2:
         root: Path = request.getfixturevalue("nyuv2_root")
         return NYUv2(root=str(root), holdout=2)
-    return {Scenes: Scenes(size=(48, 64), train=6, val=4)}[request.param]
+    return {Scenes: Scenes(size=(48, 64), train=6, val=4, video=2, sequence=3)}[request.param]
 
 
 def equal(a: Sample, b: Sample) -> bool:

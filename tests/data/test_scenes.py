@@ -178,3 +178,24 @@ def test_an_index_beyond_the_split_is_refused(index: int) -> None:
     assert len(SMALL.dataset("val")) == 120
     with pytest.raises(IndexError, match="120"):
         SMALL.dataset("val")[index]
+
+
+def test_a_video_is_a_walk_through_one_room() -> None:
+    spec = Scenes(size=(48, 64), video=3, sequence=30)
+    dataset = spec.dataset("video")
+    assert (len(dataset), dataset.sequence, spec.dataset("val").sequence) == (90, 30, 1)
+
+    def change(first: int, second: int) -> float:
+        return float((dataset[first].labels["depth"] - dataset[second].labels["depth"]).abs().mean())
+
+    for start in 0, 30:
+        assert 0 < change(start, start + 1) < change(start, start + 15)
+        assert change(start + 28, start + 29) < 0.5 * change(start + 29, start + 30)
+    stills = msgspec.structs.replace(spec, sequence=1).dataset("video")
+    assert [digest(stills[room]) for room in range(3)] == [digest(dataset[30 * room]) for room in range(3)]
+
+
+def test_the_camera_of_a_video_stays_in_free_space() -> None:
+    dataset = Scenes(size=(16, 24), video=12, sequence=180).dataset("video")
+    for index in range(0, len(dataset), 45):
+        assert dataset[index].labels["depth"].min() > 0.2

@@ -115,5 +115,26 @@ def test_the_command_line_s_words_become_a_spec() -> None:
 )
 def test_wrong_words_are_refused_with_an_example(wrong: dict[str, object]) -> None:
     words = {"target": "onnx", "layouts": "merged", "batch": "1", "opset": 18, **wrong}
-    with pytest.raises(RecipeError, match="export"):
+    with pytest.raises(RecipeError, match=r"export|--target"):
         parse_export(**words)
+
+
+def test_a_bundle_for_boards_carries_their_scripts_and_verifies(tmp_path: Path) -> None:
+    model = collapse(network(Factorized()), SIZE)
+    spec = Export(target="jetson-agx-orin", jetpack="6.2")
+    manifest = write_bundle(model, tmp_path / "b", name="net", images=images(), spec=spec)
+    assert {"build.sh", "verify.py", "bench.py", "network.py", "device.txt", "README.md"} <= set(
+        manifest.files
+    )
+    assert (tmp_path / "b" / "build.sh").stat().st_mode & 0o111
+    assert (manifest.target, manifest.opset) == ("jetson-agx-orin", 18)
+    assert verify(tmp_path / "b").passed
+
+
+def test_a_network_that_the_target_cannot_run_leaves_nothing(tmp_path: Path) -> None:
+    """The reflecting pad of this network cannot be written for opset 17, which JetPack 5 reads at most."""
+    model = collapse(network(Factorized()), SIZE)
+    spec = Export(target="jetson-agx-orin", jetpack="5.1", layouts=("merged",))
+    with pytest.raises(RecipeError, match="expected opset 17"):
+        write_bundle(model, tmp_path / "b", name="net", images=images(), spec=spec)
+    assert not list(tmp_path.iterdir())

@@ -17,6 +17,8 @@ from edgemtl.core.report import (
     MetricInfo,
     Verdict,
     VerifyReport,
+    VideoMeasure,
+    VideoUse,
 )
 from edgemtl.report.tables import bench_table, comparison_table, eval_table, gates_table, verify_table
 
@@ -174,3 +176,22 @@ def test_comparison_shows_changes_and_what_was_forced() -> None:
     assert shown.count("+25.0%") == 2
     assert "A: runs/[a]/bench.json" in shown
     assert "unlike in settings.threads" in shown
+
+
+def test_bench_says_what_a_frame_of_a_video_costs() -> None:
+    stats = BENCH.latency_ms
+    moving = VideoMeasure(
+        latency_ms=msgspec.structs.replace(stats, mean=1.25),
+        worst_latency_ms=msgspec.structs.replace(stats, p50=2.5),
+        full_latency_ms=msgspec.structs.replace(stats, mean=3.75),
+        calls={"trunk": 0.5},
+    )
+    shown = show(bench_table(msgspec.structs.replace(BENCH, video={"moving": moving})))
+    assert "moving video: 1.25 ms a frame, the worst 2.50, all tasks 3.75" in shown
+
+
+def test_evaluate_says_how_old_the_answers_of_a_video_are() -> None:
+    use = VideoUse(rates={"depth": "1/3"}, keyframes=None, age_frames={"depth": 1.0}, calls={"trunk": 0.4})
+    shown = show(eval_table(msgspec.structs.replace(EVAL, video=use)))
+    assert "mean age in frames: depth 1.00" in shown
+    assert "runs a frame: trunk 0.400" in shown

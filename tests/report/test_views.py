@@ -11,6 +11,8 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from edgemtl.core.device import Power, Rail
+from edgemtl.core.diagnosis import Diagnosis, Finding
 from edgemtl.core.inspection import Agreement, Certificate, DataCheck, Inspection, LabelCheck, Part, Skipped
 from edgemtl.core.report import (
     BenchReport,
@@ -109,6 +111,13 @@ REPORTS = {
     ),
     "network": NETWORK,
     "bundle": BUNDLE,
+    "doctor": Diagnosis(
+        findings=(
+            Finding("edgemtl[desk]", "absent", "without torch, onnx", "pip install 'edgemtl[desk]'"),
+            Finding("onnxruntime", "broken", "Error: " + "libonnxruntime.so: cannot open it " * 3, "Again."),
+            Finding("board", "ok", "NVIDIA Jetson Orin Nano Developer Kit, L4T 36.4.3"),
+        )
+    ),
     "data": DataCheck(
         split="val",
         images=654,
@@ -127,6 +136,7 @@ NAMES = {
     "certificate": [*TASKS, "surface_normals within_11.25"],
     "network": [*{p.segment: 0 for p in NETWORK.parts}, *(p.name for p in NETWORK.parts)],
     "bundle": [p.name for p in BUNDLE.parts],
+    "doctor": ["ok", "absent", "broken"],
     "data": ["semantic_segmentation", "night_stand", "depth"],
 }
 
@@ -194,3 +204,25 @@ def test_data_are_shown_with_the_spread_of_their_labels() -> None:
 def test_what_is_no_report_has_no_view() -> None:
     with pytest.raises(TypeError, match="no view of int"):
         view(3)
+
+
+def test_a_diagnosis_shows_extras_in_brackets_and_every_fix() -> None:
+    shown = show(REPORTS["doctor"], 80)
+    for expected in "edgemtl[desk]", "-> pip install 'edgemtl[desk]'", "-> Again.":
+        assert expected in shown
+
+
+def test_power_is_that_of_the_whole_board_or_of_each_rail() -> None:
+    rails = {"VDD_IN": Rail(7.4, 9.1, 12, "ina3221"), "VDD_SOC": Rail(1.5, 1.6, 12, "ina3221")}
+    device = msgspec.structs.replace(BENCH.device, power=Power(7.4, "VDD_IN", rails))
+    shown = show(msgspec.structs.replace(BENCH, device=device))
+    assert "VDD_IN 7.40 W, at most 9.10 W" in shown
+    assert "VDD_SOC" not in shown
+    device = msgspec.structs.replace(BENCH.device, power=Power(None, None, rails))
+    assert "VDD_SOC 1.50 W" in show(msgspec.structs.replace(BENCH, device=device))
+
+
+def test_a_machine_that_throttled_is_warned_of() -> None:
+    device = msgspec.structs.replace(BENCH.device, warnings=("throttling: gpu",))
+    assert "warning: throttling: gpu" in show(msgspec.structs.replace(BENCH, device=device))
+    assert "warning" not in show(BENCH)

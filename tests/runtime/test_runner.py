@@ -82,6 +82,30 @@ def test_merged_fetches_only_what_is_asked() -> None:
     assert sessions["model"].runs == [("normals",)]
 
 
+def test_only_what_lies_between_the_tensors_at_hand_and_those_wanted_is_run() -> None:
+    sessions = FakeSessions()
+    runner = BundleRunner(TINY, layout="split", sessions=sessions)
+    (high,) = runner.compute({"image": image()}, ("trunk.high",)).values()
+    (depth,) = runner.compute({"image": image(), "trunk.high": high}, ("depth",)).values()
+    np.testing.assert_array_equal(depth, runner(image())["depth"])
+    assert {name: len(session.runs) for name, session in sessions.items()} == {
+        "trunk": 2,
+        "branch_segmentation": 1,
+        "branch_depth_normals": 2,
+        "head_segmentation": 1,
+        "head_depth": 2,
+        "head_normals": 1,
+    }
+
+
+@pytest.mark.parametrize("subset", SUBSETS, ids="+".join)
+def test_the_price_of_a_subset_is_that_of_the_files_that_it_runs(subset: tuple[str, ...]) -> None:
+    runner = BundleRunner(TINY, layout="split", sessions=FakeSessions())
+    alone = BundleRunner(TINY, layout="split", sessions=FakeSessions(), tasks=subset)
+    assert runner.macs(subset) == sum(file.macs for file in alone.files)
+    assert runner.macs(()) == 0
+
+
 def test_tensors_are_freed_after_their_last_reader() -> None:
     references: dict[str, weakref.ref[Array]] = {}
     alive: dict[str, set[str]] = {}

@@ -9,7 +9,7 @@ import pytest
 from edgemtl.core.bundle import ModelFile, TensorInfo
 from edgemtl.core.errors import SetupError
 from edgemtl.runtime.opening import open_session
-from edgemtl.runtime.session import FakeSession, available_cores
+from edgemtl.runtime.session import FakeSession, available_cores, recording
 
 FILE = ModelFile(
     "head",
@@ -47,3 +47,14 @@ def test_a_file_that_no_runtime_reads() -> None:
 
 def test_available_cores() -> None:
     assert 1 <= available_cores() <= (os.cpu_count() or 1)
+
+
+def test_a_recorded_session_tells_when_it_runs_and_is_otherwise_the_same() -> None:
+    feeds = {"feature": np.ones((1, 4, 2, 3), np.float32), "skip": np.ones((1, 1, 4, 6), np.float32)}
+    ran: list[str] = []
+    session = recording(lambda path, file, threads: FakeSession(file), ran)(Path("head.onnx"), FILE, 1)
+    assert session.runtime == "fake"
+    assert ran == []
+    found, expected = session.run(feeds, ["depth"]), FakeSession(FILE).run(feeds, ["depth"])
+    np.testing.assert_array_equal(found["depth"], expected["depth"])
+    assert ran == ["head"]

@@ -1,0 +1,157 @@
+"""Calibration: which values the tensors of a network take on real images, and from that their ranges.
+
+The fp32 network runs twice over the images: once for the ends and the means, once for histograms where the
+method wants them. So memory does not grow with the number of images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Literal, NamedTuple
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, helper
+from onnxruntime.capi.onnxruntime_inference_collection import InferenceSession
+
+from edgemtl.core.errors import GateError
+from edgemtl.export.graph import Array, copied, writers
+from edgemtl.export.int8 import Range, origin
+
+Method = Literal["minmax", "entropy", "percentile"]
+Images = NDArray[np.float32]
+
+BINS = 2048
+LEVELS = 128  # of the positive half of int8
+_STEP = 16  # a finer search moves a threshold by less than a percent
+PERCENTILE = 99.99  # of the absolute values that a range covers
+
+
+class Calibration(NamedTuple):
+    """What was found: the range of each tensor, and the mean of each of its channels."""
+
+    ranges: dict[str, Range]
+    means: dict[str, Array]
+
+
+def calibrate(joined: ModelProto, tensors: Collection[str], images: Images, method: Method) -> Calibration:
+    """Run a network over images [N, 3, H, W] and choose the ranges of ``tensors``.
+
+    ``minmax`` covers every value; ``percentile`` all but the 0.01 % that are largest in magnitude;
+    ``entropy`` cuts where the histogram of the magnitudes loses least by rounding to 128 levels (Migacz,
+    "8-bit Inference with TensorRT", 2017, the algorithm on its slides 38 and 39).
+
+    Raises:
+        GateError: the network writes values that are not finite.
+    """
+    source = writers(joined.graph)
+    origins = {name: origin(name, source) for name in tensors}
+    observe = _observed(joined, sorted({*tensors, *origins.values()}), images)
+    ends, means = _ends_and_means(observe)
+    if method != "minmax":
+        threshold = entropy_bins if method == "entropy" else percentile_bins
+        for name, histogram in _histograms(
+            observe, {origin: ends[origin] for origin in origins.values()}
+        ).items():
+            low, high = ends[name]
+            limit = max(-low, high) * threshold(histogram) / BINS
+            ends[name] = max(low, -limit), min(high, limit)
+    return Calibration({name: ends[first] for name, first in origins.items()}, means)
+
+
+def digest(images: Images) -> str:
+    """The SHA-256 of a calibration set: of its pixels in order, float32, little-endian."""
+    return hashlib.sha256(np.ascontiguousarray(images, "<f4").tobytes()).hexdigest()
+
+
+Observe = Callable[[], Iterator[dict[str, Array]]]
+
+
+def in_batches(images: Images, model: ModelProto) -> Iterator[Images]:
+    """The images in batches that a model takes; a static batch that they do not fill repeats the last one."""
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
+    rows = np.minimum(np.arange(-(-len(images) // batch) * batch), len(images) - 1)
+    return (images[rows[at : at + batch]] for at in range(0, len(rows), batch))
+
+
+def percentile_bins(histogram: Array) -> int:
+    """The number of bins from 0 up that hold PERCENTILE percent of the values."""
+    covered = histogram.cumsum() / histogram.sum()
+    return int(np.searchsorted(covered, PERCENTILE / 100)) + 1
+
+
+def entropy_bins(histogram: Array) -> int:
+    """The number of bins from 0 up that loses least when the values in them are rounded to 128 levels."""
+    # What ReLU has cut is exact at any scale, and would drown all the rest.
+    counts = histogram.astype(np.float64)
+    counts[0] = counts[1]
+    candidates = range(LEVELS, BINS + 1, _STEP)
+    return min(candidates, key=lambda kept: _divergence(counts, kept))
+
+
+def _divergence(counts: Array, kept: int) -> float:
+    """KL(p | q): p is the histogram with the outliers in its last bin, q the same rounded to levels."""
+    p = counts[:kept].copy()
+    q_mass, there = counts[:kept], counts[:kept] > 0
+    p[-1] += counts[kept:].sum()
+    level = np.arange(kept) * LEVELS // kept
+    mass, members = np.bincount(level, q_mass), np.bincount(level, there)
+    q = np.where(there, (mass / np.maximum(members, 1))[level], 0)
+    if q.sum() == 0 or p.sum() == 0:
+        return np.inf
+    p, q = p / p.sum(), q / q.sum()
+    floor = 1e-9  # where q has nothing the divergence is infinite: only nearly so, to rank the candidates
+    return float(np.sum(np.where(p > 0, p * np.log(np.maximum(p, floor) / np.maximum(q, floor)), 0)))
+
+
+def _observed(joined: ModelProto, names: list[str], images: Images) -> Observe:
+    """What runs the network over the images and gives the named tensors, a batch at a time."""
+    model = copied(joined)
+    (image,) = (info.name for info in model.graph.input)
+    written = [name for name in names if name != image]
+    del model.graph.output[:]
+    for name in written:
+        model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    session = InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+    def observe() -> Iterator[dict[str, Array]]:
+        for batch in in_batches(images, model):
+            found = (np.asarray(value) for value in session.run(written, {image: batch}))
+            yield {image: batch, **dict(zip(written, found, strict=True))}
+
+    return observe
+
+
+def _ends_and_means(observe: Observe) -> tuple[dict[str, Range], dict[str, Array]]:
+    ends: dict[str, Range] = {}
+    sums: dict[str, Array] = {}
+    batches = 0
+    for tensors in observe():
+        batches += 1
+        for name, value in tensors.items():
+            low, high = ends.get(name, (np.inf, -np.inf))
+            ends[name] = min(low, float(value.min())), max(high, float(value.max()))
+            sums[name] = sums.get(name, np.float64(0)) + value.mean(
+                axis=(0, *range(2, value.ndim)), dtype=np.float64
+            )
+    for name, pair in ends.items():
+        if not np.isfinite(pair).all():
+            raise GateError(
+                f"calibration of {name}",
+                expected="finite values",
+                found=f"{pair[0]} to {pair[1]}",
+                fix="The trained network overflows on real images: train again.",
+            )
+    return ends, {name: total / batches for name, total in sums.items()}
+
+
+def _histograms(observe: Observe, ends: Mapping[str, Range]) -> dict[str, Array]:
+    """The histogram of the magnitudes of each tensor, from 0 to its largest."""
+    found = {name: np.zeros(BINS, np.int64) for name in ends}
+    for tensors in observe():
+        for name, histogram in found.items():
+            largest = max(-ends[name][0], ends[name][1]) or 1.0
+            histogram += np.histogram(np.abs(tensors[name]), BINS, (0.0, largest))[0]
+    return found

@@ -1,0 +1,133 @@
+"""The parts of a network as one ONNX graph, whose nodes know their part.
+
+A part is a file of the split layout: a segment or a head. In the graph of all parts the name of every node
+and of every tensor inside a part begins with the part's name and a slash; the tensors between parts keep the
+names that they have in the bundle. So what is decided once for a tensor holds in the files of both layouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+Array = NDArray[Any]
+
+
+def part_of(node: NodeProto) -> str:
+    """The part that a node belongs to."""
+    return str(node.name).partition("/")[0]
+
+
+def join(parts: Mapping[str, ModelProto], outputs: tuple[str, ...]) -> ModelProto:
+    """One graph of all parts, in the order in which they run, from the image to ``outputs``."""
+    graph = GraphProto(name="merged")
+    written: set[str] = set()
+    infos: dict[str, ValueInfoProto] = {}
+    for name, model in parts.items():
+        part = _named(model.graph, name)
+        graph.node.extend(part.node)
+        graph.initializer.extend(part.initializer)
+        graph.value_info.extend(part.value_info)
+        infos |= {info.name: info for info in (*part.input, *part.output)}
+        written |= {info.name for info in part.output}
+    graph.input.extend(info for name, info in infos.items() if name not in written)
+    graph.output.extend(infos[name] for name in outputs)
+    graph.value_info.extend(infos[name] for name in sorted(written - set(outputs)))
+    first = next(iter(parts.values()))
+    return helper.make_model(graph, opset_imports=first.opset_import, ir_version=first.ir_version)
+
+
+def extract(joined: ModelProto, part: str, file: ModelProto) -> ModelProto:
+    """A part of a joined graph as a file of its own, with the inputs and outputs of ``file``."""
+    graph = GraphProto(name=part)
+    graph.node.extend(node for node in joined.graph.node if part_of(node) == part)
+    used = {name for node in graph.node for name in node.input}
+    graph.initializer.extend(tensor for tensor in joined.graph.initializer if tensor.name in used)
+    graph.input.extend(file.graph.input)
+    graph.output.extend(file.graph.output)
+    edges = {info.name for info in (*graph.input, *graph.output)}
+    inside = {name for node in graph.node for name in node.output} - edges
+    graph.value_info.extend(info for info in joined.graph.value_info if info.name in inside)
+    return helper.make_model(graph, opset_imports=joined.opset_import, ir_version=joined.ir_version)
+
+
+def readers(graph: GraphProto) -> dict[str, list[NodeProto]]:
+    """The nodes that read each tensor."""
+    found: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        for name in dict.fromkeys(node.input):
+            found.setdefault(name, []).append(node)
+    return found
+
+
+def writers(graph: GraphProto) -> dict[str, NodeProto]:
+    """The node that writes each tensor."""
+    return {name: node for node in graph.node for name in node.output}
+
+
+def between_parts(graph: GraphProto) -> set[str]:
+    """What one part writes and another reads; of an extracted part, what leaves it for others."""
+    source = writers(graph)
+    crossing = {
+        name
+        for name, nodes in readers(graph).items()
+        if name in source and any(part_of(node) != part_of(source[name]) for node in nodes)
+    }
+    # A file's features are named SEGMENT.FEATURE; a task, whose name has no dot, is for the user.
+    return crossing | {info.name for info in graph.output if "." in info.name}
+
+
+def constants(graph: GraphProto) -> dict[str, Array]:
+    """The values of the initializers by name."""
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+
+
+def set_constants(graph: GraphProto, values: Mapping[str, Array]) -> None:
+    """Give initializers other values."""
+    for tensor in graph.initializer:
+        if tensor.name in values:
+            tensor.CopyFrom(constant(tensor.name, values[tensor.name].astype(np.float32)))
+
+
+def copied(model: ModelProto) -> ModelProto:
+    """A copy, to be changed."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def constant(name: str, value: Array) -> TensorProto:
+    """An initializer."""
+    return numpy_helper.from_array(np.asarray(value), name)
+
+
+def set_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
+    """Replace all nodes, and drop the initializers that nobody reads any more."""
+    del graph.node[:]
+    graph.node.extend(nodes)
+    used = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _named(graph: GraphProto, part: str) -> GraphProto:
+    """A copy of a part's graph with its own names made unique."""
+    copy = GraphProto()
+    copy.CopyFrom(graph)
+    edges = {info.name for info in (*graph.input, *graph.output)} | {""}
+
+    def unique(name: str) -> str:
+        return name if name in edges else f"{part}/{name}"
+
+    for index, node in enumerate(copy.node):
+        node.name = f"{part}/{node.name or index}"
+        node.input[:] = [unique(name) for name in node.input]
+        node.output[:] = [unique(name) for name in node.output]
+    for item in (*copy.initializer, *copy.value_info):
+        item.name = unique(item.name)
+    return copy

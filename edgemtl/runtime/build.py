@@ -1,0 +1,164 @@
+"""How TensorRT makes an engine of a model file: one small adapter for 8.5 to 11 and for TensorRT-RTX.
+
+An engine is built where it runs. Only TensorRT-RTX can also parse and build without a GPU.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import cache, cached_property
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from edgemtl.core.errors import SetupError
+
+PACKAGES = ("tensorrt", "tensorrt_rtx")  # a board has the first, the second is on PyPI
+PRECISIONS = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "FP8": "fp8"}
+_SHOWN = 3  # of its errors: more would bury what helps
+
+
+class TensorRt:
+    """The TensorRT that is installed. ``name`` is its package and version.
+
+    All since 8.5 run an engine by the names of its tensors. They differ in how a network gets its precisions:
+    from flags up to 9, from the types in the model file since 10.
+    """
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module = module
+        self.name = f"{module.__name__} {module.__version__}"
+        self._errors: deque[str] = deque(maxlen=_SHOWN)
+        self.log = _log(module, self._errors)
+
+    def create_network(self, builder: Any) -> Any:
+        """An empty network whose types are those of the model file, where this version knows that."""
+        flags = self.module.NetworkDefinitionCreationFlag.__members__
+        known = [flags[name] for name in ("STRONGLY_TYPED", "EXPLICIT_BATCH") if name in flags]
+        return builder.create_network(1 << int(known[0]) if known else 0)
+
+    def allow(self, config: Any, types: set[str]) -> None:
+        """Let the builder use the types of the model file, where it must be told, and no TF32.
+
+        TF32 keeps 10 bits of the mantissa: what is exported as fp32 would leave its tolerances.
+        """
+        flags = self.module.BuilderFlag.__members__
+        config.clear_flag(flags["TF32"])
+        if "STRONGLY_TYPED" not in self.module.NetworkDefinitionCreationFlag.__members__:
+            for name in {"FP16" if kind == "HALF" else kind for kind in types} & flags.keys():
+                config.set_flag(flags[name])
+
+    def load(self, engine: bytes) -> Any:
+        """An engine, ready to run; None if this GPU or version cannot load it."""
+        return self._runtime.deserialize_cuda_engine(engine)
+
+    @cached_property
+    def _runtime(self) -> Any:
+        return self.module.Runtime(self.log)  # must outlive its engines
+
+    def errors(self) -> str:
+        """The last errors that it logged since this was asked, in one line."""
+        found = "; ".join(dict.fromkeys(self._errors)) or "no reason given"
+        self._errors.clear()
+        return found
+
+
+class Build:
+    """A model file, parsed. ``precision`` names the types it computes in, such as ``fp16+fp32``.
+
+    Args:
+        tensorrt: builds it.
+        path: an ONNX file.
+        batch: (smallest, largest), where the file leaves the batch free; tuned for the smallest.
+
+    ``config`` is TensorRT's own.
+
+    Raises:
+        SetupError: this TensorRT cannot read the file or lacks one of its operators.
+    """
+
+    def __init__(self, tensorrt: TensorRt, path: Path, batch: tuple[int, int]) -> None:
+        trt = tensorrt.module
+        self._tensorrt, self._path = tensorrt, path
+        self._builder = trt.Builder(tensorrt.log)
+        self._network = tensorrt.create_network(self._builder)
+        parser = trt.OnnxParser(self._network, tensorrt.log)
+        if not parser.parse_from_file(str(path)):
+            errors = [str(parser.get_error(number)) for number in range(min(parser.num_errors, _SHOWN))]
+            raise SetupError(
+                path,
+                expected=f"a model that {tensorrt.name} can read",
+                found="; ".join(errors) or tensorrt.errors(),
+                fix="Run it with EDGEMTL_RUNTIME=ort, or export it without that operator.",
+            )
+        self.config = self._builder.create_builder_config()
+        types = self._types()
+        self.precision = "+".join(sorted(PRECISIONS[kind] for kind in types & PRECISIONS.keys()))
+        tensorrt.allow(self.config, types)
+        self._add_profile(batch)
+
+    def serialize(self, workspace_bytes: int) -> bytes:
+        """The engine as its file holds it; may take minutes. ``workspace_bytes`` bounds its scratch memory.
+
+        Raises:
+            SetupError: it cannot be built, for example for want of memory.
+        """
+        self.config.set_memory_pool_limit(self._tensorrt.module.MemoryPoolType.WORKSPACE, workspace_bytes)
+        engine = self._builder.build_serialized_network(self._network, self.config)
+        if engine is None:
+            raise SetupError(
+                self._path,
+                expected=f"{self._tensorrt.name} to build an engine in {workspace_bytes >> 20} MiB",
+                found=self._tensorrt.errors(),
+                fix="Close other programs to free memory, or export a smaller batch.",
+            )
+        return bytes(engine)
+
+    def _types(self) -> set[str]:
+        layers = [self._network.get_layer(number) for number in range(self._network.num_layers)]
+        return {
+            layer.get_output(number).dtype.name for layer in layers for number in range(layer.num_outputs)
+        }
+
+    def _add_profile(self, batch: tuple[int, int]) -> None:
+        inputs = [self._network.get_input(number) for number in range(self._network.num_inputs)]
+        free = [tensor for tensor in inputs if tensor.shape[0] == -1]
+        if not free:
+            return
+        profile = self._builder.create_optimization_profile()
+        for tensor in free:
+            smallest, largest = ((size, *tensor.shape[1:]) for size in batch)
+            profile.set_shape(tensor.name, smallest, smallest, largest)
+        self.config.add_optimization_profile(profile)
+
+
+@cache
+def tensorrt() -> TensorRt:
+    """The TensorRT of this machine; one a process, as it keeps the first log that it is given.
+
+    Raises:
+        SetupError: none is installed.
+    """
+    package = next(filter(find_spec, PACKAGES), PACKAGES[0])
+    try:
+        return TensorRt(import_module(package))
+    except (ImportError, OSError) as error:  # OSError: one of its libraries is missing
+        raise SetupError(
+            "runtime",
+            expected="tensorrt",
+            found=str(error),
+            fix="JetPack brings it for the system's python3: make the environment with"
+            " `python3 -m venv --system-site-packages`. On a PC: `pip install 'edgemtl[trt]'`.",
+        ) from error
+
+
+def _log(module: ModuleType, errors: deque[str]) -> Any:
+    """A logger that collects errors for ours, and drops what a user cannot mend."""
+
+    def log(_: object, severity: Any, message: str) -> None:
+        if int(severity) <= int(module.ILogger.Severity.ERROR):
+            errors.append(message)
+
+    return type("Log", (module.ILogger,), {"log": log})()

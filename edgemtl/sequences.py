@@ -1,0 +1,95 @@
+"""What rates and keyframes cost in accuracy: a bundle over videos, against itself on every frame."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgemtl.core.bundle import Manifest
+from edgemtl.core.errors import DataError
+from edgemtl.core.report import EvalReport, Scores, VideoUse, against
+from edgemtl.data.base import Dataset
+from edgemtl.data.loader import eval_batches
+from edgemtl.run import Run
+from edgemtl.runtime.opening import open_session
+from edgemtl.runtime.runner import BundleRunner
+from edgemtl.runtime.schedule import parse_rates
+from edgemtl.runtime.session import recording
+from edgemtl.runtime.video import Keyframes, VideoRunner, video_layout
+from edgemtl.training.evaluate import evaluate
+
+_LOG = logging.getLogger(__name__)
+
+
+def evaluate_video(
+    run: Run,
+    bundle: Path,
+    manifest: Manifest,
+    *,
+    split: str,
+    rates: Sequence[str] = (),
+    keyframes: Keyframes | None = None,
+) -> EvalReport:
+    """Metrics over a split of videos: each frame is judged by the answers that stand when it has been run.
+
+    Raises:
+        DataError: the split holds single images.
+        RecipeError, SetupError: as ``BundleRunner`` and ``VideoRunner``.
+    """
+    dataset = run.recipe.data.dataset(split)
+    if dataset.sequence == 1:
+        raise DataError(
+            f"--split {split}", expected="videos", found="single images", fix="Scenes have `--split video`."
+        )
+    ran: list[str] = []
+    sessions = recording(open_session, ran)
+    runner = BundleRunner(bundle, layout=video_layout(manifest), sessions=sessions, manifest=manifest)
+    given = parse_rates(rates, runner.tasks)
+    video = VideoRunner(runner, rates=given, keyframes=keyframes)
+    whole = _film(VideoRunner(runner), run, dataset)
+    ran.clear()
+    found = _film(video, run, dataset)
+    report = run.report("bundle", split, len(dataset), found.scores, bundle)
+    use = VideoUse(
+        rates={task: str(rate) for task, rate in given.items()},
+        keyframes=None if keyframes is None else str(keyframes),
+        age_frames=found.age_frames,
+        calls={name: calls / len(dataset) for name, calls in sorted(Counter(ran).items())},
+    )
+    report = msgspec.structs.replace(report, video=use)
+    try:
+        return against(report, whole.scores, "all tasks on every frame")
+    except DataError as error:  # a metric that is 0 has no share to lose; that must not cost the others
+        _LOG.warning("no Delta_m: %s", error)
+        return report
+
+
+class _Filmed(NamedTuple):
+    scores: Scores
+    age_frames: dict[str, float]
+
+
+def _film(video: VideoRunner, run: Run, dataset: Dataset) -> _Filmed:
+    """Run every video of a dataset from its first frame to its last."""
+    ages: Counter[str] = Counter()
+    frames, batch = count(), video.runner.manifest.input.batch[0]
+
+    def predict(image: Tensor) -> Mapping[str, Tensor]:
+        if next(frames) % dataset.sequence == 0:
+            video.reset()
+        # A bundle of a static batch computes that many: fill it up with the same frame.
+        answers = video(np.repeat(image.numpy(), batch, axis=0))
+        ages.update({task: answer.age for task, answer in answers.items()})
+        return {task: torch.from_numpy(answer.array[:1]) for task, answer in answers.items()}
+
+    found = evaluate(predict, run.recipe.tasks, eval_batches(dataset, batch=1))
+    return _Filmed(found.scores, {task: ages[task] / len(dataset) for task in run.recipe.tasks})

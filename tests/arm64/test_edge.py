@@ -1,0 +1,77 @@
+"""The edge install on arm64 under qemu: that it is correct there. It says nothing of speed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PYTHON = ROOT / ".venv-arm64/usr/bin/python"
+TINY = ROOT / "tests/fixtures/tiny_bundle"
+
+if shutil.which("qemu-aarch64-static") is None:
+    pytest.skip("no qemu-aarch64-static: apt-get install qemu-user-static", allow_module_level=True)
+if not PYTHON.exists():
+    pytest.skip("no arm64 Python: `make setup-arm64`", allow_module_level=True)
+
+
+def arm64(*words: object, cwd: Path) -> str:
+    """What Python prints on arm64, with edgemtl from this checkout and all else from the edge install."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [str(PYTHON), *map(str, words)]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=290)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_it_is_arm64_without_pytorch(tmp_path: Path) -> None:
+    code = "import importlib.util as u, platform; print(platform.machine(), u.find_spec('torch'))"
+    assert arm64("-c", code, cwd=tmp_path).split() == ["aarch64", "None"]
+
+
+def test_what_was_installed_runs_by_itself(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [PYTHON, "-m", "edgemtl", "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_verify_passes(tmp_path: Path) -> None:
+    report = json.loads(arm64("-m", "edgemtl", "verify", TINY, "--json", "--threads", 1, cwd=tmp_path))
+    assert report["passed"]
+    assert set(report["layouts"]) == {"merged", "split"}
+
+
+def test_run_writes_what_this_machine_writes(tmp_path: Path) -> None:
+    runner = pytest.importorskip("edgemtl.runtime.runner")
+    pytest.importorskip("onnxruntime")
+    image = np.random.default_rng(0).random((12, 16, 3), dtype=np.float32)
+    np.save(tmp_path / "image.npy", image)
+    arm64("-m", "edgemtl", "run", TINY, "image.npy", "--threads", 1, cwd=tmp_path)
+    found = np.load(next(tmp_path.glob("predictions/*.npz")))
+    expected = runner.BundleRunner(TINY, threads=1)(image.transpose(2, 0, 1)[None])
+    assert set(found) == set(expected)
+    for task, output in expected.items():
+        np.testing.assert_allclose(found[task].reshape(output.shape), output, rtol=1e-4, atol=1e-5)
+
+
+def test_bench_measures_every_way(tmp_path: Path) -> None:
+    words = ["--json", "--threads", 1, "--duration", 0.01, "--repeats", 2, "--warmup-ms", 1]
+    report = json.loads(arm64("-m", "edgemtl", "bench", TINY, *words, cwd=tmp_path))
+    assert report["device"]["machine"] == "aarch64"
+    assert len(report["layouts"]) == 2
+    assert all(measure["load_ms"] > 0 for measure in report["layouts"].values())
+
+
+def test_doctor_finds_nothing_broken(tmp_path: Path) -> None:
+    report = json.loads(arm64("-m", "edgemtl", "doctor", "--json", cwd=tmp_path))
+    found = {finding["name"]: finding for finding in report["findings"]}
+    assert found["onnxruntime"]["state"] == "ok"
+    assert found["torch"]["state"] == "absent"
+    assert found["edgemtl[ort]"]["state"] == "ok"

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+import onnx
+from onnx import TensorProto, helper
+
+from edgemtl.core.errors import RecipeError
+from edgemtl.export.operators import INSTEAD, NEVER, SINCE, check_model, check_operators
+from edgemtl.export.targets import TARGETS, devices
+
+THOR = devices("jetson-thor", "7.2.2")
+
+
+def model(path: Path, *operators: str, opset: int = 17, domain: str = "") -> Path:
+    nodes = [helper.make_node(name, ["x"], ["y"], domain=domain) for name in operators]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:])
+    opsets = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
+    onnx.save(helper.make_model(graph, opset_imports=opsets), path)
+    return path
+
+
+def test_the_tables_name_operators_of_onnx() -> None:
+    known = {schema.name for schema in onnx.defs.get_all_schemas()}
+    assert set(NEVER) <= known
+    assert set(SINCE) <= known
+    assert set(INSTEAD) <= NEVER
+    assert NEVER.isdisjoint(SINCE)
+
+
+@pytest.mark.parametrize("target", [name for name, boards in TARGETS.items() if boards])
+def test_an_operator_that_no_tensorrt_has_is_refused_everywhere(target: str, tmp_path: Path) -> None:
+    path = model(tmp_path / "head.onnx", "Conv", "MaxUnpool")
+    with pytest.raises(RecipeError, match=r"head.onnx: .* found MaxUnpool. Upsample .* --target onnx"):
+        check_model(devices(target), path, 17)
+
+
+def test_any_runtime_may_have_any_operator(tmp_path: Path) -> None:
+    check_model(devices("onnx"), model(tmp_path / "m.onnx", "MaxUnpool"), 17)
+
+
+def test_an_operator_is_refused_before_its_version() -> None:
+    operators = [("", "LayerNormalization")]
+    check_operators(devices("jetson-orin-nano", "6.0"), "m", operators)
+    with pytest.raises(RecipeError, match=r"TensorRT 8.5 .* since 8.6, or name --jetpack 6.0 or newer"):
+        check_operators(devices("jetson-orin-nano"), "m", operators)
+
+
+def test_an_operator_of_another_domain_is_refused(tmp_path: Path) -> None:
+    path = model(tmp_path / "m.onnx", "Gelu", domain="com.microsoft")
+    with pytest.raises(RecipeError, match=r"found com\.microsoft::Gelu"):
+        check_model(THOR, path, 17)
+
+
+def test_a_model_that_could_not_be_lowered_is_refused(tmp_path: Path) -> None:
+    path = model(tmp_path / "m.onnx", "Relu", opset=18)
+    check_model(THOR, path, 18)
+    with pytest.raises(RecipeError, match=r"expected opset 17, found operators that need 18"):
+        check_model((), path, 17)

@@ -1,0 +1,67 @@
+"""A tiny run's bundle over rendered videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from edgemtl import workflow
+from edgemtl.core.errors import BundleError, DataError, RecipeError
+from edgemtl.run import Run
+from edgemtl.runtime.video import Keyframes
+from tests.tiny import tiny
+
+FRAMES = 2 * 6  # of the videos in the tiny recipe
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = workflow.train(tiny("training.epochs=1"), tmp_path_factory.mktemp("sequences") / "run")
+    workflow.collapse(run, evaluate=False)
+    folder, _ = workflow.export(Run.open(run.path))
+    return folder
+
+
+def test_at_full_rate_nothing_is_lost_and_nothing_is_old(bundle: Path) -> None:
+    report = workflow.evaluate(bundle, split="video", rates=["depth=1"])
+    plain = workflow.evaluate(bundle, split="video")
+    for task, table in report.tasks.items():
+        assert table == pytest.approx(plain.tasks[task], rel=1e-4)
+    assert report.video is not None
+    assert set(report.video.age_frames.values()) == {0}
+    assert set(report.video.calls.values()) == {1}
+    assert report.delta_m in (None, 0)  # none where a metric of so small a network is 0
+
+
+def test_each_video_begins_anew_and_ages_and_calls_are_counted(bundle: Path) -> None:
+    report = workflow.evaluate(bundle, split="video", rates=["depth=1/3"])
+    assert report.images == FRAMES
+    assert report.video is not None
+    assert report.video.rates == {"segmentation": "1", "depth": "1/3", "normals": "1"}
+    assert report.video.age_frames["segmentation"] == 0
+    # Computed on the first frame of each video, and on two more of its six; a turn may fall on the first.
+    assert report.video.calls["head_depth"] in (2 * 2 / FRAMES, 2 * 3 / FRAMES)
+    assert 0 < report.video.age_frames["depth"] <= 1
+    plain = workflow.evaluate(bundle, split="video")
+    assert report.tasks["depth"] != plain.tasks["depth"]
+    assert report.tasks["normals"] == pytest.approx(plain.tasks["normals"], rel=1e-4)
+
+
+def test_keyframes_that_nothing_but_time_renews(bundle: Path) -> None:
+    report = workflow.evaluate(bundle, split="video", keyframes=Keyframes(every=3, threshold=1))
+    assert report.video is not None
+    assert report.video.keyframes == "every=3,threshold=1"
+    assert report.video.calls["trunk"] == pytest.approx(1 / 3)
+    assert set(report.video.age_frames.values()) == {1}
+
+
+def test_what_has_no_frames_or_no_files_is_refused(bundle: Path) -> None:
+    with pytest.raises(DataError, match=r"--split val: expected videos.*--split video"):
+        workflow.evaluate(bundle, rates=["depth=1/3"])
+    with pytest.raises(RecipeError, match=r"`dept`.*`depth`"):
+        workflow.evaluate(bundle, split="video", rates=["dept=1/3"])
+    with pytest.raises(BundleError, match="expected a bundle"):
+        workflow.evaluate(bundle.parents[1], split="video", rates=["depth=1/3"])
