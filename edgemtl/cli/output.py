@@ -1,0 +1,49 @@
+"""What a command prints: reports on stdout, what gates found on stderr."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import typer
+
+from edgemtl.core.errors import GateError
+from edgemtl.core.files import json_bytes, replacing
+
+if TYPE_CHECKING:
+    from edgemtl.core.report import Verdict
+
+
+def show(*reports: msgspec.Struct, as_json: bool, out: Path | None = None) -> None:
+    """Reports for a person, or as one JSON document for a script; the latter also into a file."""
+    document = reports[0] if len(reports) == 1 else reports
+    text = json_bytes(document)
+    if out is not None:
+        with replacing(out) as draft:
+            draft.write_bytes(text)
+    if as_json:
+        typer.echo(text.decode(), nl=False)
+        return
+    from rich.console import Console
+
+    from edgemtl.report.views import view
+
+    console = Console()
+    for report in reports:
+        console.print(view(report))
+
+
+def gate(verdicts: tuple[Verdict, ...]) -> None:
+    """Show on stderr what the gates found, and fail if one did not pass."""
+    if not verdicts:
+        return
+    from rich.console import Console
+
+    from edgemtl.report.tables import gates_table
+
+    Console(stderr=True).print(gates_table(verdicts))
+    if failed := [verdict.gate for verdict in verdicts if not verdict.passed]:
+        raise GateError(
+            "gates", expected="all to pass", found=f"{', '.join(failed)} failed", fix="See the table."
+        )
