@@ -67,8 +67,8 @@ def _words(manifest: Manifest, devices: Sequence[Device]) -> dict[str, object]:
         "batch": smallest if smallest == largest else f"{smallest}..{largest}",
         "height": manifest.input.height,
         "width": manifest.input.width,
-        "atol": manifest.golden.atol,
-        "rtol": manifest.golden.rtol,
+        "atol": f"{manifest.golden.atol:.3g}",
+        "rtol": f"{manifest.golden.rtol:.3g}",
         "devices": "\n".join(
             f"| {board}{f', {row}' if row.jetpack else ''} | {', '.join(row.l4t) or 'none'}"
             f" | {row.tensorrt}{'' if row.confirmed else '?'}, {row.typing}ly typed"

@@ -50,7 +50,7 @@ def bench_table(report: BenchReport) -> Table:
 
 def verify_table(report: VerifyReport) -> Table:
     """Each layout and task: the error against the golden outputs and where it is worst."""
-    title = f"{report.bundle} on {report.runtime}: atol {report.atol:g}, rtol {report.rtol:g}"
+    title = f"{report.bundle} on {report.runtime}: atol {report.atol:.3g}, rtol {report.rtol:.3g}"
     table = new_table(title, "", "max abs", "max rel", "worst at", "")
     for layout, tasks in report.layouts.items():
         for task, deviation in tasks.items():

@@ -130,7 +130,7 @@ def inspection_view(inspection: Inspection) -> RenderableType:
             table.add_row(Name(part.name), shape, *_cost_cells(part))
     table.add_section()
     table.add_row("total", "", *_cost_cells(inspection))
-    table.caption = Text(f"weights {inspection.parameters * 4 / 2**20:.2f} MiB in fp32")
+    table.caption = Text(f"weights would take {inspection.parameters * 4 / 2**20:.2f} MiB in fp32")
     reasons: dict[str, list[str]] = {}
     for kept in inspection.plain:
         reasons.setdefault(kept.reason, []).append(kept.layer)
