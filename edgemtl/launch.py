@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import torch
 from lightning_fabric import Fabric
 from torch.multiprocessing.spawn import ProcessRaisedException
 
@@ -131,6 +132,11 @@ def _fit(
     if fabric.global_rank == 0:
         split = "holdout" if splits.select else "val"
         run.save_json(SUMMARY, run.report("checkpoint", split, len(splits.watch), found.scores))
+    if fabric.world_size > 1 and not torch.distributed.is_torchelastic_launched():
+        # Threads of the group that still run when a process exits can abort it. Those of torchrun train on:
+        # a group cannot be made twice there.
+        fabric.barrier()
+        torch.distributed.destroy_process_group()
     return run.path
 
 
