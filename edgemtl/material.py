@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from edgemtl.core.errors import DataError
 from edgemtl.core.report import Scores
@@ -17,7 +14,7 @@ from edgemtl.data.loader import eval_batches
 from edgemtl.export import Export, Material
 from edgemtl.export.precision import Predict
 from edgemtl.run import Run
-from edgemtl.training.evaluate import evaluate
+from edgemtl.training.evaluate import evaluate, of_arrays
 
 
 def material_of(run: Run, spec: Export, split: str) -> Material:
@@ -31,14 +28,10 @@ def material_of(run: Run, spec: Export, split: str) -> Material:
         return Material(images)
 
     def measure(predict: Predict, count: int | None) -> Scores:
-        def of_tensors(image: Tensor) -> Mapping[str, Tensor]:
-            return {task: torch.from_numpy(array) for task, array in predict(image.numpy()).items()}
-
         dataset = run.recipe.data.dataset(split)
         some = _Spread(dataset, min(count or len(dataset), len(dataset)))
-        return evaluate(
-            of_tensors, run.recipe.tasks, eval_batches(some, batch=run.recipe.training.batch)
-        ).scores
+        batches = eval_batches(some, batch=run.recipe.training.batch)
+        return evaluate(of_arrays(predict), run.recipe.tasks, batches).scores
 
     return Material(images, measure)
 

@@ -132,7 +132,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether it was trained to its end."""
-        return (self.path / SUMMARY).is_file()
+        return is_finished(self.path)
 
     @property
     def begun(self) -> bool:
@@ -210,6 +210,11 @@ class Run:
             tasks={task: dict(table) for task, table in scores.items()},
             metrics={name: task.metrics for name, task in self.recipe.tasks.items()},
         )
+
+
+def is_finished(path: Path) -> bool:
+    """Whether there is a run that was trained to its end."""
+    return (path / SUMMARY).is_file()
 
 
 def read_evaluation(path: Path) -> EvalReport:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
-import torch
-from torch import Tensor
 
 from edgemtl.core.bundle import Manifest
 from edgemtl.core.errors import DataError
@@ -23,9 +21,9 @@ from edgemtl.run import Run
 from edgemtl.runtime.opening import open_session
 from edgemtl.runtime.runner import BundleRunner
 from edgemtl.runtime.schedule import parse_rates
-from edgemtl.runtime.session import recording
+from edgemtl.runtime.session import Array, recording
 from edgemtl.runtime.video import Keyframes, VideoRunner, video_layout
-from edgemtl.training.evaluate import evaluate
+from edgemtl.training.evaluate import evaluate, of_arrays
 
 _LOG = logging.getLogger(__name__)
 
@@ -83,13 +81,13 @@ def _film(video: VideoRunner, run: Run, dataset: Dataset) -> _Filmed:
     ages: Counter[str] = Counter()
     frames, batch = count(), video.runner.manifest.input.batch[0]
 
-    def predict(image: Tensor) -> Mapping[str, Tensor]:
+    def predict(image: Array) -> dict[str, Array]:
         if next(frames) % dataset.sequence == 0:
             video.reset()
         # A bundle of a static batch computes that many: fill it up with the same frame.
-        answers = video(np.repeat(image.numpy(), batch, axis=0))
+        answers = video(np.repeat(image, batch, axis=0))
         ages.update({task: answer.age for task, answer in answers.items()})
-        return {task: torch.from_numpy(answer.array[:1]) for task, answer in answers.items()}
+        return {task: answer.array[:1] for task, answer in answers.items()}
 
-    found = evaluate(predict, run.recipe.tasks, eval_batches(dataset, batch=1))
+    found = evaluate(of_arrays(predict), run.recipe.tasks, eval_batches(dataset, batch=1))
     return _Filmed(found.scores, {task: ages[task] / len(dataset) for task in run.recipe.tasks})

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 import torch
-from torch import Tensor
 
 from edgemtl.collapse import CollapsedModel
 from edgemtl.collapse import collapse as collapse_model
@@ -29,12 +28,12 @@ from edgemtl.kernels import composed
 from edgemtl.launch import Watch, go_on, is_main_process, open_splits, start, train_into
 from edgemtl.material import material_of
 from edgemtl.recipe import Recipe, load
-from edgemtl.run import Run, build_model, read_evaluation
+from edgemtl.run import Run, build_model, is_finished, read_evaluation
 from edgemtl.runtime.runner import BundleRunner
 from edgemtl.runtime.video import Keyframes
 from edgemtl.sequences import evaluate_video
 from edgemtl.tasks import Task
-from edgemtl.training.evaluate import Predict
+from edgemtl.training.evaluate import Predict, of_arrays
 from edgemtl.training.evaluate import evaluate as evaluate_network
 from edgemtl.twins import TWINS, open_twins, twin_of
 
@@ -149,9 +148,8 @@ def evaluate(
         run = Run.open(_run_of(subject))
         return evaluate_video(run, subject, manifest, split=split, rates=rates, keyframes=keyframes)
     if (subject / MANIFEST).is_file():
-        run = Run.open(_run_of(subject))
-        manifest = read_manifest(subject)
-        kind, predict, batch = "bundle", _runner(subject, manifest), manifest.input.batch[1]
+        run, runner = Run.open(_run_of(subject)), BundleRunner(subject)
+        kind, predict, batch = "bundle", of_arrays(runner), runner.manifest.input.batch[1]
     else:
         run, batch = Run.open(subject), 0
         kind, predict = _network(run, network, weights)
@@ -204,7 +202,7 @@ def _with_twins(run: Run, watch: Watch) -> Run:
                 found="one of another recipe",
                 fix="Move it away to train it anew, or restore recipe.yaml.",
             )
-        if not Run(path, recipe).finished:
+        if not is_finished(path):
             _illustrated(train_into(recipe, path, watch))
     return run
 
@@ -241,15 +239,6 @@ def _eager(model: torch.nn.Module) -> Predict:
     return lambda image: {task: output.cpu() for task, output in model(image.to(device)).items()}
 
 
-def _runner(bundle: Path, manifest: Manifest) -> Predict:
-    runner = BundleRunner(bundle, manifest=manifest)
-
-    def predict(image: Tensor) -> Mapping[str, Tensor]:
-        return {task: torch.from_numpy(array) for task, array in runner(image.numpy()).items()}
-
-    return predict
-
-
 def _scores(predict: Predict, tasks: Mapping[str, Task], dataset: Dataset, batch: int) -> Scores:
     with composed():
         return evaluate_network(predict, tasks, eval_batches(dataset, batch=batch)).scores
@@ -257,7 +246,7 @@ def _scores(predict: Predict, tasks: Mapping[str, Task], dataset: Dataset, batch
 
 def _against_own_twins(report: EvalReport, run: Run) -> EvalReport:
     twins = run.path / TWINS
-    if not all(Run(twins / task, run.recipe).finished for task in run.recipe.tasks):
+    if not all(is_finished(twins / task) for task in run.recipe.tasks):
         return report
     try:
         return _against(report, twins)

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -31,8 +31,9 @@ from edgemtl.core.bundle import (
 )
 from edgemtl.core.errors import RecipeError
 from edgemtl.core.files import replacing
-from edgemtl.core.report import timestamp
+from edgemtl.core.report import Scores, timestamp
 from edgemtl.export.budget import parse_budget
+from edgemtl.export.graph import Array
 from edgemtl.export.jetson import write_device_files
 from edgemtl.export.onnx import write_models
 from edgemtl.export.operators import check_model
@@ -106,7 +107,7 @@ def write_bundle(
     name: str,
     images: Tensor,
     spec: Export | None = None,
-    accuracy: Mapping[str, Mapping[str, float]] | None = None,
+    accuracy: Scores | None = None,
     split: str = "",
     material: Material | None = None,
 ) -> Manifest:
@@ -132,8 +133,6 @@ def write_bundle(
         parts = [*(segment.name for segment in model.tree), *(f"head_{task}" for task in model.plan.tasks)]
         metrics = {task: model.tasks[task].metrics for task in model.plan.tasks}
         check_lowering(spec.precision, spec.lowering, parts, metrics, material)
-    with torch.no_grad():
-        golden = {task: output.numpy() for task, output in model(images).items()}
     with replacing(folder) as draft:
         (draft / "golden").mkdir(parents=True)
         np.savez(draft / GOLDEN_INPUTS, image=images.numpy())
@@ -150,7 +149,8 @@ def write_bundle(
         lowered = None
         if spec.precision != "fp32":
             lowered = _lower(model, draft, layouts, spec, images, material)
-        np.savez(draft / GOLDEN_OUTPUTS, **(lowered.outputs if lowered else golden))
+        outputs: dict[str, Any] = dict(lowered.outputs if lowered else _outputs(model, images))
+        np.savez(draft / GOLDEN_OUTPUTS, **outputs)
         atol = max([spec.atol, *(lowered.atol.values() if lowered else ())])
         manifest = Manifest(
             name=name,
@@ -159,29 +159,12 @@ def write_bundle(
             precision=spec.precision,
             opset=spec.newest_opset,
             input=InputInfo(height, width, spec.batch),
-            tasks={
-                task: TaskInfo(
-                    _tensor_of(layouts, task),
-                    model.tasks[task].output,
-                    model.tasks[task].metrics,
-                    dict((lowered.scores if lowered else accuracy or {}).get(task, {})),
-                    split if accuracy else "",
-                    dict((accuracy or {}).get(task, {})) if lowered else {},
-                    max(spec.atol, lowered.atol[task]) if lowered else None,
-                )
-                for task in model.plan.tasks
-            },
+            tasks=_task_infos(model, layouts, accuracy or {}, split, lowered, spec.atol),
             plan=model.plan,
             layouts=layouts,
             golden=Golden(GOLDEN_INPUTS, GOLDEN_OUTPUTS, len(images), atol, spec.rtol),
             certificate=collapsed.certificate.worst,
-            versions={
-                "edgemtl": __version__,
-                "torch": str(torch.__version__),
-                "onnx": onnx.__version__,
-                "onnxsim": onnxsim.__version__,
-                "onnxruntime": onnxruntime.__version__,
-            },
+            versions=_versions(),
             files={},
             lowered=lowered.report if lowered else None,
         )
@@ -227,6 +210,44 @@ def _lower(
         golden=images.numpy(),
         material=material,
     )
+
+
+@torch.no_grad()
+def _outputs(model: MultitaskModel, images: Tensor) -> dict[str, Array]:
+    return {task: output.numpy() for task, output in model(images).items()}
+
+
+def _task_infos(
+    model: MultitaskModel,
+    layouts: Mapping[str, tuple[ModelFile, ...]],
+    accuracy: Scores,
+    split: str,
+    lowered: Outcome | None,
+    atol: float,
+) -> dict[str, TaskInfo]:
+    infos = {}
+    for task in model.plan.tasks:
+        infos[task] = info = TaskInfo(
+            _tensor_of(layouts, task),
+            model.tasks[task].output,
+            model.tasks[task].metrics,
+            dict(accuracy.get(task, {})),
+            split if accuracy else "",
+        )
+        if lowered:
+            infos[task] = msgspec.structs.replace(
+                info,
+                accuracy=dict(lowered.scores.get(task, {})),
+                accuracy_fp32=info.accuracy,
+                atol=max(atol, lowered.atol[task]),
+            )
+    return infos
+
+
+def _versions() -> dict[str, str]:
+    modules = onnx, onnxsim, onnxruntime
+    numbers = {"edgemtl": __version__, "torch": str(torch.__version__)}
+    return numbers | {module.__name__: module.__version__ for module in modules}
 
 
 def _tensor_of(layouts: Mapping[str, tuple[ModelFile, ...]], task: str) -> TensorInfo:

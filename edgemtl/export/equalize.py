@@ -11,7 +11,16 @@ from typing import NamedTuple
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto
 
-from edgemtl.export.graph import Array, constants, copied, part_of, readers, set_constants, writers
+from edgemtl.export.graph import (
+    Array,
+    constant_names,
+    constants,
+    copied,
+    part_of,
+    readers,
+    set_constants,
+    writers,
+)
 from edgemtl.export.int8 import round_weight
 
 # f(s x) = s f(x) for s > 0, channel by channel: a scale passes through them.
@@ -75,7 +84,7 @@ def correct_bias(joined: ModelProto, parts: Collection[str], means: Mapping[str,
 
 def spaces(graph: GraphProto) -> list[Space]:
     """What may be scaled: the sets of tensors between convolutions, through homogeneous operators."""
-    source, target, fixed = writers(graph), readers(graph), constants(graph)
+    source, target, fixed = writers(graph), readers(graph), constant_names(graph)
     edges = {info.name for info in (*graph.input, *graph.output)}
 
     def joins(node: NodeProto) -> bool:
@@ -99,7 +108,7 @@ def spaces(graph: GraphProto) -> list[Space]:
         seen |= space
         ends = [source[name] for name in space if name in source and not joins(source[name])]
         uses = [node for name in space for node in target.get(name, ()) if not joins(node)]
-        scalable = not space & (edges | set(fixed)) and all(
+        scalable = not space & (edges | fixed) and all(
             node.op_type == "Conv" and len(node.input) == 3 and alone(node) for node in ends
         )
         if (
@@ -117,7 +126,7 @@ def _activations(node: NodeProto) -> list[str]:
     return list(node.input) if node.op_type == "Add" else [node.input[0]]
 
 
-def _reads_every_channel(node: NodeProto, fixed: Mapping[str, Array]) -> bool:
+def _reads_every_channel(node: NodeProto, fixed: Collection[str]) -> bool:
     """Whether column i of a weight meets channel i: a convolution that is not grouped."""
     groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
     return node.op_type == "Conv" and groups == 1 and node.input[1] in fixed

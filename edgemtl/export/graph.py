@@ -86,6 +86,11 @@ def constants(graph: GraphProto) -> dict[str, Array]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
 
+def constant_names(graph: GraphProto) -> set[str]:
+    """The names of the initializers."""
+    return {tensor.name for tensor in graph.initializer}
+
+
 def set_constants(graph: GraphProto, values: Mapping[str, Array]) -> None:
     """Give initializers other values."""
     for tensor in graph.initializer:

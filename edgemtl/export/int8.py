@@ -21,6 +21,7 @@ from edgemtl.export.graph import (
     Array,
     between_parts,
     constant,
+    constant_names,
     constants,
     copied,
     part_of,
@@ -60,6 +61,7 @@ def quantize(
     graph = copy.graph
     wanted = quantized_tensors(graph, parts)
     inside = {name for name, node in writers(graph).items() if part_of(node) in parts}
+    weights = constants(graph)
     nodes: list[NodeProto] = []
     paired: set[str] = set()
     for node in graph.node:
@@ -72,7 +74,7 @@ def quantize(
                         nodes += _pair(graph, name, name, f"{name}/dequantized", ranges, activations)
                         paired.add(name)
             if node.op_type == "Conv":
-                nodes.append(_quantize_weight(graph, node))
+                nodes.append(_quantize_weight(graph, node, weights[node.input[1]]))
         nodes.append(node)
         for index, name in enumerate(node.output):
             if name in wanted and name in inside:
@@ -84,7 +86,7 @@ def quantize(
 
 def quantized_tensors(graph: GraphProto, parts: Collection[str]) -> set[str]:
     """The activations that are rounded to 8 bits when ``parts`` compute in int8."""
-    fixed = constants(graph)
+    fixed = constant_names(graph)
     mine = [node for node in graph.node if part_of(node) in parts]
     written = {name for node in mine for name in node.output}
     wanted = between_parts(graph) & written | {node.input[0] for node in mine if node.op_type == "Conv"}
@@ -147,10 +149,10 @@ def _pair(
     ]
 
 
-def _quantize_weight(graph: GraphProto, conv: NodeProto) -> NodeProto:
-    """Give a convolution an int8 weight, and the node that makes it real again."""
+def _quantize_weight(graph: GraphProto, conv: NodeProto, value: Array) -> NodeProto:
+    """Give a convolution its weight in int8, and the node that makes it real again."""
     weight = conv.input[1]
-    rounded, scale = round_weight(constants(graph)[weight])
+    rounded, scale = round_weight(value)
     conv.input[1] = f"{weight}/dequantized"
     names = f"{weight}/quantized", f"{weight}/scale", f"{weight}/zero_point"
     values = rounded, scale, np.zeros(len(scale), np.int8)

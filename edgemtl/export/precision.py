@@ -142,9 +142,11 @@ def lower(
             metrics=metrics,
             score=lambda precisions, images: measure(_predictor(network.merged(precisions)), images),
         )
-    merged = network.merged(chosen)
+    corrected = network.corrected(chosen)
+    merged = network.lowered(corrected, chosen)
     for file in files:
-        model = network.part(file.name, parts[file.name], chosen) if file.name in parts else merged
+        part = parts.get(file.name)
+        model = network.lowered(extract(corrected, file.name, part), chosen) if part else merged
         onnx.save(model, folder / file.path)
     exact, outputs = _predict_all(network.joined, golden), _predict_all(merged, golden)
     return Outcome(
@@ -165,17 +167,15 @@ class _Network(NamedTuple):
 
     def merged(self, precisions: Mapping[str, str]) -> ModelProto:
         """All parts in one file."""
-        return self._lowered(self._corrected(precisions), precisions)
+        return self.lowered(self.corrected(precisions), precisions)
 
-    def part(self, name: str, file: ModelProto, precisions: Mapping[str, str]) -> ModelProto:
-        """One part with the inputs and outputs of its fp32 ``file``."""
-        return self._lowered(extract(self._corrected(precisions), name, file), precisions)
-
-    def _corrected(self, precisions: Mapping[str, str]) -> ModelProto:
+    def corrected(self, precisions: Mapping[str, str]) -> ModelProto:
+        """The fp32 graph with the biases that go with its rounded weights."""
         means = self.calibration.means
         return correct_bias(self.joined, _of(precisions, "int8"), means) if self.correct_bias else self.joined
 
-    def _lowered(self, model: ModelProto, precisions: Mapping[str, str]) -> ModelProto:
+    def lowered(self, model: ModelProto, precisions: Mapping[str, str]) -> ModelProto:
+        """The corrected graph, or a part of it, in these precisions."""
         ranges = self.calibration.ranges
         return halve(
             quantize(model, _of(precisions, "int8"), ranges, self.activations), _of(precisions, "fp16")

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from edgemtl.data.base import Batch
 from edgemtl.tasks.base import Task
 
 Predict = Callable[[Tensor], Mapping[str, Tensor]]
+
+
+def of_arrays(predict: Callable[[NDArray[Any]], Mapping[str, NDArray[Any]]]) -> Predict:
+    """What predicts from arrays, as a bundle's runner does, for ``evaluate``."""
+
+    def of_tensors(image: Tensor) -> Mapping[str, Tensor]:
+        return {task: torch.from_numpy(array) for task, array in predict(image.numpy()).items()}
+
+    return of_tensors
 
 
 class Evaluation(NamedTuple):
