@@ -116,18 +116,27 @@ def judge(
 
 
 def main(description: str | None, measure: Callable[[bool], Outcome]) -> None:
-    """A benchmark's command line: run ``measure(quick)``, print what it found and write it to a file.
+    """A benchmark's command line: run ``measure(quick)`` and conclude."""
+    options = arguments(description).parse_args()
+    conclude(measure(options.quick), options)
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The arguments of every benchmark."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/NAME.json")
+    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: does it work?")
+    return parser
+
+
+def conclude(outcome: Outcome, options: argparse.Namespace) -> None:
+    """Print what a benchmark found and write it to a file.
 
     A quick run is written only where ``--out`` says so: its figures are not those of the full sizes.
     """
     script = Path(sys.argv[0])
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, help=f"default: benchmarks/results/{script.stem}.json")
-    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: does it work?")
-    options = parser.parse_args()
-    outcome = measure(options.quick)
     for finding in outcome.findings:
         print(_line(finding))
     if options.quick:

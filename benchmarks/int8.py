@@ -2,7 +2,7 @@
 
 Networks have random weights, as speed does not depend on them. `uint8` is what --target onnx writes, `int8`
 is the symmetric form for TensorRT: ONNX Runtime runs no convolution with a ReLU after it in integers then, so
-there it is for correctness alone. What int8 costs in accuracy is in the manifest of every bundle.
+there it is for correctness alone. What int8 costs in accuracy is the question of `int8_accuracy.py`.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Runs:
     def twins_of(self, size: str) -> dict[int, Scores]:
         """The scores of all tasks' twins in a size, of the seeds for which every twin is there."""
         twins = [self.of(name) for name in self.grid.twin_cells(size)]
-        seeds = set.intersection(*map(set, twins))
+        seeds = set.intersection(*map(set, twins)) if twins else set()
         return {seed: {k: v for twin in twins for k, v in twin[seed].scores.items()} for seed in seeds}
 
     def plain_of(self, cell: Cell) -> dict[int, Finished]:

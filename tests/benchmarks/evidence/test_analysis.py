@@ -11,7 +11,7 @@ import msgspec
 from analysis import analyze, interval
 from drawing import draw
 from findings import Evidence
-from grid import Grid
+from grid import Grid, read_grid
 from latency import TWINS, Latencies, Timed, points
 from records import folder_of
 from tables import markdown
@@ -21,6 +21,7 @@ from edgemtl.core.errors import DataError
 from edgemtl.core.files import json_bytes, replacing
 from tests.benchmarks.evidence.made_up import failed, finished, made_up, record, record_all, scores, tuned
 
+GRIDS = sorted((Path(__file__).parents[3] / "benchmarks" / "evidence" / "grids").glob("*.yaml"))
 # Twins: depth .50, miou .40, accuracy .5. Plain: depth .60 is 20 % worse, the rest is the same.
 TWIN, PLAIN = scores(0.50, 0.40), scores(0.60, 0.40)
 # Factorized: depth .45 is 10 % better than the twin and 25 % better than plain; miou .50 is 25 % better.
@@ -107,6 +108,15 @@ def test_costs_are_ratios_to_plain_of_the_same_seed(results: Path) -> None:
         if (job.cell, job.seed) in steps_ms:
             record(grid, finished(job, grid, PLAIN, step_ms=steps_ms[job.cell, job.seed]))
     assert analyze(grid).cells["factorized-equal"].costs.step_ratio == pytest.approx((1.1 + 1.3) / 2)
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
+def test_of_a_shipped_grid_without_runs_all_is_missing(results: Path, path: Path) -> None:
+    pytest.importorskip("torch")
+    grid = read_grid(path)
+    evidence = analyze(grid)
+    assert len(evidence.missing) == len(grid.jobs({}))
+    assert markdown(evidence)
 
 
 def test_what_is_missing_is_listed_and_not_filled_in(results: Path) -> None:

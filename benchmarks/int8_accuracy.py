@@ -1,0 +1,106 @@
+"""What does int8 cost in accuracy? A collapsed run in fp32 and in forms of int8, over its whole val split.
+
+    python benchmarks/int8_accuracy.py runs/nyuv2_compact
+
+Every figure is that of the exported files, run by ONNX Runtime. The forms differ in what is offered against
+the loss (cross-layer equalization, bias correction, how ranges are found), in the activations (`symmetric` is
+what TensorRT takes), and in the budget, which is kept by leaving parts in fp32.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness import Finding, Outcome, arguments, conclude, judge
+
+from edgemtl import workflow
+from edgemtl.core.report import Scores
+from edgemtl.data.loader import eval_batches
+from edgemtl.export import Export
+from edgemtl.export.budget import parse_budget
+from edgemtl.export.precision import Lowering
+from edgemtl.run import Run
+from edgemtl.runtime.runner import BundleRunner
+from edgemtl.training.evaluate import evaluate, of_arrays
+
+# What int8 may lose: points of mIoU, a share of the error of depth, degrees.
+LIMITS = {
+    ("segmentation", "miou"): ("points of mIoU", 0.5),
+    ("depth", "abs"): ("% of depth abs", 2.0),
+    ("normals", "mean"): ("degrees of normals", 0.5),
+}
+BUDGET = parse_budget(["segmentation.miou=0.5", "depth.abs=2%", "normals.mean=0.5"])
+TIGHT = parse_budget(["segmentation.miou=0.05", "depth.abs=0.1%", "normals.mean=0.02"])
+BARE = Lowering(equalize=False, correct_bias=False)
+INT8, BUDGETED = "int8", "int8, budget of the limits"
+LOWERED = {
+    INT8: Lowering(),
+    BUDGETED: Lowering(budget=BUDGET),
+    "int8, tight budget": Lowering(budget=TIGHT),
+    "int8, not corrected": Lowering(correct_bias=False),
+    "int8, not equalized": Lowering(equalize=False),
+    "int8, neither": BARE,
+    "int8, minmax": Lowering(calibration="minmax"),
+    "int8, entropy": Lowering(calibration="entropy"),
+}
+WAYS = {
+    "fp32": Export(layouts=("merged",)),
+    **{way: Export(layouts=("merged",), precision="int8", lowering=spec) for way, spec in LOWERED.items()},
+    "int8, symmetric": Export(layouts=("merged",), precision="int8", target="jetson"),
+    "int8, symmetric, neither": Export(layouts=("merged",), precision="int8", target="jetson", lowering=BARE),
+    "fp16": Export(layouts=("merged",), precision="fp16"),
+}
+
+
+def measure(run: Run, quick: bool) -> Outcome:
+    """Export every way and score its files."""
+    ways = {way: WAYS[way] for way in ("fp32", INT8)} if quick else WAYS
+    scores: dict[str, Scores] = {}
+    kept: dict[str, dict[str, str]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for way, spec in ways.items():
+            bundle, manifest = workflow.export(run, Path(temporary) / way, spec)
+            scores[way] = scored(run, bundle)
+            if manifest.lowered is not None:
+                parts = manifest.lowered.parts.items()
+                kept[way] = {part: precision for part, precision in parts if precision != spec.precision}
+            print(f"{way}: {scores[way]}", flush=True)
+    return Outcome(
+        settings={"recipe": run.recipe, "split": "val", "ways": ways},
+        findings=list(findings(scores)),
+        raw={"scores": scores, "kept_higher": kept},
+    )
+
+
+def scored(run: Run, bundle: Path) -> Scores:
+    """The metrics of a bundle's files over the whole val split."""
+    batches = eval_batches(run.recipe.data.dataset("val"), batch=1)
+    return evaluate(of_arrays(BundleRunner(bundle)), run.recipe.tasks, batches).scores
+
+
+def findings(scores: dict[str, Scores]) -> Iterator[Finding]:
+    """How much worse every way is than fp32. What has a budget must be as close as what has none."""
+    losses = {way: lost(table, scores["fp32"]) for way, table in scores.items() if way != "fp32"}
+    for way, loss in losses.items():
+        for key, (unit, limit) in LIMITS.items():
+            if key in loss:
+                most = min(limit, max(losses[INT8][key], 0)) if way == BUDGETED else limit
+                yield judge(f"{way}: {unit} worse than fp32", loss[key], at_most=most)
+
+
+def lost(table: Scores, base: Scores) -> dict[tuple[str, str], float]:
+    """What a network loses by the metrics of the limits, in their units; negative where it gains."""
+    return {
+        ("segmentation", "miou"): 100 * (base["segmentation"]["miou"] - table["segmentation"]["miou"]),
+        ("depth", "abs"): 100 * (table["depth"]["abs"] / base["depth"]["abs"] - 1),
+        ("normals", "mean"): table["normals"]["mean"] - base["normals"]["mean"],
+    }
+
+
+if __name__ == "__main__":
+    parser = arguments(__doc__)
+    parser.add_argument("run", type=Path, help="a collapsed run with segmentation, depth and normals")
+    options = parser.parse_args()
+    conclude(measure(Run.open(options.run), options.quick), options)
