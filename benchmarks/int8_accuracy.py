@@ -32,7 +32,7 @@ LIMITS = {
     ("normals", "mean"): ("degrees of normals", 0.5),
 }
 BUDGET = parse_budget(["segmentation.miou=0.5", "depth.abs=2%", "normals.mean=0.5"])
-TIGHT = parse_budget(["segmentation.miou=0.05", "depth.abs=0.1%", "normals.mean=0.02"])
+TIGHT = parse_budget(["segmentation.miou=0.05", "depth.abs=0.02%", "normals.mean=0.001"])
 BARE = Lowering(equalize=False, correct_bias=False)
 INT8, BUDGETED = "int8", "int8, budget of the limits"
 LOWERED = {

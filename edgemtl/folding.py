@@ -16,16 +16,20 @@ from edgemtl.core.inspection import Skipped
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
+class UntraceableError(Exception):
+    """torch.fx cannot trace a module; the text says why."""
+
+
 def fold_layers(module: nn.Module) -> tuple[nn.Module, list[Skipped]]:
     """A module that computes the same with fewer layers, and the normalizations that stay, with the reason.
 
     The module must be in eval mode. It is given back as it is where torch.fx cannot trace it.
     """
     try:
-        traced = fx.symbolic_trace(module)
-    except Exception as error:  # tracing runs the user's code on stand-ins: it may raise anything
+        traced = fx.GraphModule(module, _trace(module))
+    except UntraceableError as error:
         norms = [name for name, part in module.named_modules() if isinstance(part, _NORMS)]
-        return module, [Skipped(name, f"torch.fx cannot trace the stage: {error}") for name in norms]
+        return module, [Skipped(name, str(error)) for name in norms]
     left = []
     for node in _calls(traced.graph):
         layer = traced.get_submodule(str(node.target))
@@ -52,12 +56,12 @@ def fold_layers(module: nn.Module) -> tuple[nn.Module, list[Skipped]]:
 def followed_by_norm(module: nn.Module, opaque: type[nn.Module]) -> dict[str, str]:
     """The path of each layer whose result a batch normalization reads, and nobody else, with that one's path.
 
-    Modules of the type ``opaque`` are not looked into. Empty where torch.fx cannot trace the module.
+    Modules of the type ``opaque`` are not looked into.
+
+    Raises:
+        UntraceableError: torch.fx cannot trace the module.
     """
-    try:
-        graph = _Tracer(opaque).trace(module)
-    except Exception:  # as above
-        return {}
+    graph = _trace(module, opaque)
     pairs = {}
     for node in _calls(graph):
         source = node.all_input_nodes[0]
@@ -66,10 +70,19 @@ def followed_by_norm(module: nn.Module, opaque: type[nn.Module]) -> dict[str, st
     return pairs
 
 
+def _trace(module: nn.Module, *opaque: type[nn.Module]) -> fx.Graph:
+    try:
+        return _Tracer(opaque).trace(module)
+    except Exception as error:  # tracing runs the user's code on stand-ins: it may raise anything
+        raise UntraceableError(f"torch.fx cannot trace the stage: {error}") from error
+
+
 class _Tracer(fx.Tracer):
-    def __init__(self, opaque: type[nn.Module]) -> None:
+    """Nor are normalizations of a class of their own looked into: they may do more than normalize."""
+
+    def __init__(self, opaque: tuple[type[nn.Module], ...]) -> None:
         super().__init__()
-        self.opaque = opaque
+        self.opaque = (*opaque, *_NORMS)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, self.opaque) or super().is_leaf_module(m, module_qualified_name)
@@ -77,6 +90,8 @@ class _Tracer(fx.Tracer):
 
 def _why_not(before: nn.Module | None, norm: nn.BatchNorm1d | nn.BatchNorm2d, alone: bool) -> str:
     """Why a normalization cannot be folded; empty where it can."""
+    if type(norm) not in _NORMS:
+        return f"{type(norm).__name__} may do more than normalize"
     if not isinstance(before, nn.Conv2d | nn.Linear):
         return "follows no convolution or linear layer"
     if not alone:

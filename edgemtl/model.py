@@ -15,7 +15,7 @@ from edgemtl.backbones.base import IMAGE
 from edgemtl.core.errors import RecipeError, nearest
 from edgemtl.core.inspection import Skipped
 from edgemtl.core.plan import Segment, SharingPlan
-from edgemtl.kernels import KernelMethod, Plain, overparameterize
+from edgemtl.kernels import KernelMethod, Plain, check_reach, layers_of, overparameterize
 from edgemtl.tasks.base import Task
 
 Features = dict[str, Tensor]
@@ -28,7 +28,7 @@ class MultitaskModel(nn.Module):
     stages given stay untouched as the ``blueprint``, from which collapse builds the plain network.
 
     Raises:
-        RecipeError: the plan is not one of these stages and tasks.
+        RecipeError: the plan is not one of these stages and tasks, or the kernel method does no layer.
     """
 
     def __init__(
@@ -62,12 +62,15 @@ class MultitaskModel(nn.Module):
         self.leaf = {task: self.plan.segment_of(task).name for task in tasks}
         self.segments = nn.ModuleDict({segment.name: nn.ModuleDict() for segment in self.tree})
         owner = {(stage, segment.group): segment.name for segment in self.tree for stage in segment.stages}
-        self.skipped: list[Skipped] = []
+        method, self.skipped = kernel or Plain(), list[Skipped]()
         for stage in stages:
             copies = {group: copy.deepcopy(stage.module) for group in self.plan.groups(stage.name)}
-            self.skipped += overparameterize(kernel or Plain(), stage.name, copies)
+            self.skipped += overparameterize(method, stage.name, copies)
             for group, module in copies.items():
                 self.segment(owner[stage.name, group])[stage.name] = module
+        if not isinstance(method, Plain):
+            layers = [name for stage in stages for name, _ in layers_of(stage.name, stage.module)]
+            check_reach(method, layers, self.skipped)
         self.heads = nn.ModuleDict({name: task.head(stages[-1].channels) for name, task in tasks.items()})
 
     def forward(self, image: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn
 
-from edgemtl.folding import fold_layers, followed_by_norm
+from edgemtl.folding import UntraceableError, fold_layers, followed_by_norm
 
 
 class Twice(nn.Module):
@@ -143,7 +143,6 @@ FOLLOWED: dict[str, tuple[nn.Module, dict[str, str]]] = {
     "read twice": (Twice(), {}),
     "called twice": (Reused(), {}),
     "at the entrance": (nn.Sequential(NORM, nn.Conv2d(4, 4, 3)), {}),
-    "not traceable": (Branching(), {}),
 }
 
 
@@ -155,7 +154,8 @@ def test_a_layer_is_followed_by_the_normalization_that_alone_reads_it(name: str)
 
 def test_opaque_modules_are_not_looked_into() -> None:
     module = nn.Sequential(nn.Conv2d(4, 4, 3), NORM, Branching(), nn.BatchNorm2d(4))
-    assert followed_by_norm(module, opaque=nn.LSTM) == {}
+    with pytest.raises(UntraceableError, match="cannot trace the stage"):
+        followed_by_norm(module, opaque=nn.LSTM)
     assert followed_by_norm(module, opaque=Branching) == {"0": "1", "2": "3"}
 
 
@@ -164,3 +164,18 @@ def test_looking_leaves_nothing_in_the_module() -> None:
     before = set(vars(module))
     followed_by_norm(module, opaque=nn.LSTM)
     assert set(vars(module)) == before
+
+
+class NormAct(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d: a normalization that does more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+def test_a_normalization_that_may_do_more_stays_and_is_listed() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), NormAct(4)).eval()
+    folded, (left,) = fold_layers(module)
+    assert (left.layer, "NormAct may do more" in left.reason) == ("1", True)
+    image = torch.rand(2, 3, 9, 9)
+    assert torch.equal(folded(image), module(image))

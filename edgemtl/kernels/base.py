@@ -7,13 +7,16 @@ runs branches with normalizations of their own beside each other (``block.py``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import msgspec
+import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
+from edgemtl.core.errors import RecipeError
 from edgemtl.core.inspection import Skipped
 from edgemtl.core.plan import Group
 
@@ -51,16 +54,49 @@ def overparameterize(
     """
     first = next(iter(copies.values()))
     skipped = []
-    for path, layer in list(first.named_modules()):
-        weight = getattr(layer, "weight", None)
-        if not isinstance(weight, nn.Parameter) or weight.ndim < 2:
-            continue  # no weight, or a vector such as the scale of a normalization
-        name = f"{stage}.{path}" if path else stage
-        if not any(fnmatchcase(name, pattern) for pattern in method.layers):
-            skipped.append(Skipped(name, f"matches none of {', '.join(method.layers)}"))
-            continue
-        try:
-            method.attach(path, copies)
-        except UnsupportedError as error:
-            skipped.append(Skipped(name, str(error)))
+    # What is built later, as heads are, is drawn alike with every method, whatever this one draws.
+    with torch.random.fork_rng(devices=[]):
+        for name, path in list(layers_of(stage, first)):
+            if not any(fnmatchcase(name, pattern) for pattern in method.layers):
+                skipped.append(Skipped(name, f"matches none of {', '.join(method.layers)}"))
+                continue
+            try:
+                if is_parametrized(first.get_submodule(path), "weight"):
+                    raise UnsupportedError("its weight is computed already, as spectral_norm does")
+                method.attach(path, copies)
+            except UnsupportedError as error:
+                skipped.append(Skipped(name, str(error)))
     return tuple(skipped)
+
+
+def layers_of(stage: str, module: nn.Module) -> Iterator[tuple[str, str]]:
+    """The layers of a stage that have a kernel: their names as patterns see them, and their paths in it."""
+    for path, layer in module.named_modules():
+        weight = getattr(layer, "weight", None)
+        if isinstance(weight, torch.Tensor) and weight.ndim > 1:  # one of a normalization is a vector
+            yield (f"{stage}.{path}" if path else stage), path
+
+
+def check_reach(method: KernelMethod, layers: Sequence[str], skipped: Sequence[Skipped]) -> None:
+    """Refuse a method that leaves every layer plain, and a pattern that no layer matches.
+
+    Raises:
+        RecipeError: as above: what is called by a method's name must not train plain.
+    """
+    for pattern in method.layers if layers else ():
+        if not any(fnmatchcase(name, pattern) for name in layers):
+            raise RecipeError(
+                "$.kernel.layers",
+                expected="patterns of this network's layers",
+                found=f"`{pattern}`, which matches none",
+                fix=f"The first are {', '.join(layers[:3])}; `edgemtl inspect` lists all.",
+            )
+    wanted = {name for name in layers if any(fnmatchcase(name, pattern) for pattern in method.layers)}
+    plain = [left for left in skipped if left.layer in wanted]
+    if wanted and len(plain) == len(wanted):
+        raise RecipeError(
+            "$.kernel",
+            expected="a method that does a layer of this network",
+            found=f"none: {plain[0].layer}: {plain[0].reason}",
+            fix="Choose another method, or `kernel: plain`.",
+        )

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from edgemtl.core.plan import Group
-from edgemtl.folding import followed_by_norm
+from edgemtl.folding import UntraceableError, followed_by_norm
 from edgemtl.kernels.base import KernelMethod, UnsupportedError
 
 
@@ -163,11 +163,16 @@ def _conv_at(stage: nn.Module, path: str) -> nn.Conv2d:
 
 
 def _norm_after(stage: nn.Module, path: str) -> tuple[str, nn.BatchNorm2d]:
-    follower = followed_by_norm(stage, opaque=Block).get(path)
+    try:
+        follower = followed_by_norm(stage, opaque=Block).get(path)
+    except UntraceableError as error:
+        raise UnsupportedError(str(error)) from error
     if follower is None:
         raise UnsupportedError("its result is not read by one batch normalization alone")
     norm = stage.get_submodule(follower)
-    if not isinstance(norm, nn.BatchNorm2d) or not (norm.affine and norm.track_running_stats):
+    if type(norm) is not nn.BatchNorm2d:
+        raise UnsupportedError(f"{type(norm).__name__} after it may do more than normalize")
+    if not (norm.affine and norm.track_running_stats):
         raise UnsupportedError("the normalization after it has no scale or no running statistics")
     return follower, norm
 

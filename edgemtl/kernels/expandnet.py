@@ -57,11 +57,8 @@ class _Expanded(Kernel):
         groups, outputs, inputs, *_ = self.shape
         kernel = weight.double().reshape(groups, outputs, inputs, self.shape.positions)
         # Random orthonormal C C^T = I and A^T A = I, so that K = C^T W A^T; equal entries would stay equal.
-        # The generator is forked so that what is built later is drawn alike with every method.
-        with torch.random.fork_rng(devices=[]):
-            last = _orthonormal(groups, self.after, outputs).mT
-            first = _orthonormal(groups, self.before, inputs)
-        last, first = last.to(weight.device), first.to(weight.device)
+        last = _orthonormal(groups, self.after, outputs).mT.to(weight.device)
+        first = _orthonormal(groups, self.before, inputs).to(weight.device)
         middle = torch.einsum("gon,goip,gmi->gnpm", last, kernel, first).flatten(2)
         return tuple(factor.to(weight.dtype).contiguous() for factor in (last, middle, first))
 

@@ -65,6 +65,7 @@ class ResidualKernel(Kernel):
 
     def __init__(self, shape: Shape, sides: Sequence[Side], owners: Sequence[str | None]) -> None:
         super().__init__()
+        self.residual = True
         self.shape, self.sides, self.depth = shape, tuple(sides), len(owners)
         self.owners = (None, *(owner for _ in sides for owner in owners))
         self.rates = (1.0, *(rate_of(_size(shape, side)) for side in sides for _ in owners))

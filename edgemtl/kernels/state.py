@@ -11,11 +11,11 @@ from edgemtl.kernels.weight import parametrized, weight_of
 
 def composed_state(model: nn.Module) -> dict[str, Tensor]:
     """The state with every kernel composed and every block fused; names as before overparameterization."""
-    state: dict[str, Tensor] = {
-        key: value for key, value in model.state_dict().items() if "parametrizations" not in key.split(".")
-    }
+    state: dict[str, Tensor] = dict(model.state_dict())
     with torch.no_grad():
         for path, layer in parametrized(model):
+            for key in [key for key in state if key.startswith(_under(path, "parametrizations.weight."))]:
+                del state[key]
             state[_under(path, "weight")] = weight_of(layer)
         for path, block in blocks(model):
             for key in [key for key in state if key.startswith(_under(path, ""))]:

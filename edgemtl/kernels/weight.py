@@ -30,12 +30,14 @@ class Kernel(nn.Module, ABC):
     is, or None for a factor of no single task. Where tasks own factors, groups that fork share the others,
     each as one Parameter; where none does, they share nothing, or they could never come to differ.
     ``rates`` are the learning rates that the factors' sizes ask for, relative to that of a plain kernel.
+    ``residual``: whether the first factor is a kernel itself, to which the others add.
     """
 
     owners: tuple[str | None, ...]
     rates: tuple[float, ...]
+    residual: bool = False
     lr_scale: float = 1.0
-    weight_decay: float = 0.0
+    weight_decay: float | None = None
 
     @abstractmethod
     def forward(self, *factors: Tensor) -> Tensor:
@@ -51,13 +53,15 @@ class Kernel(nn.Module, ABC):
 class WeightMethod(KernelMethod, frozen=True, kw_only=True):
     """The base of the methods in weight space.
 
-    ``lr_scale``: the learning rate of the factors relative to the optimizer's. ``weight_decay``: theirs,
-    0 by default, since decaying factors is not decaying the kernel that they compose (Arora et al. 2018).
+    ``lr_scale``: the learning rate of the factors relative to the optimizer's. ``weight_decay``: theirs. By
+    default it is that of ``training.factor_optimizer``, and without one 0, since decaying factors is not
+    decaying the kernel that they compose (Arora et al. 2018); a factor that is a kernel itself decays as
+    plain ones do.
     ``rates``: whether each factor's rate also follows its size, as its ``Kernel`` says, or all are equal.
     """
 
     lr_scale: Annotated[float, msgspec.Meta(gt=0)] = 1.0
-    weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    weight_decay: Annotated[float, msgspec.Meta(ge=0)] | None = None
     rates: Literal["size", "equal"] = "size"
 
     def kernel(self, layer: nn.Module, group: Group) -> Kernel:
@@ -113,14 +117,17 @@ def shape_of(layer: nn.Module) -> Shape:
 
 
 class Factor(NamedTuple):
-    """A trained factor, and the task that owns it (None: no single task does). ``lr_scale`` is its learning
-    rate relative to the optimizer's.
+    """A trained factor, and the task that owns it (None: no single task does).
+
+    ``lr_scale`` is its learning rate relative to the optimizer's, ``weight_decay`` that of the method, if it
+    names one. ``kernel``: whether it is a kernel itself.
     """
 
     parameter: nn.Parameter
     owner: str | None
-    lr_scale: float
-    weight_decay: float
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+    kernel: bool = False
 
 
 def rate_of(size: int) -> float:
@@ -133,9 +140,9 @@ def rate_of(size: int) -> float:
 
 
 def parametrized(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every layer of a model whose weight is composed, with its path."""
+    """Every layer of a model whose weight a ``Kernel`` composes, with its path."""
     for path, module in model.named_modules():
-        if parametrize.is_parametrized(module, "weight"):
+        if parametrize.is_parametrized(module, "weight") and isinstance(_composition(module)[0], Kernel):
             yield path, module
 
 
@@ -162,7 +169,11 @@ def _factors(composition: parametrize.ParametrizationList) -> list[Factor]:
     assert isinstance(kernel, Kernel)
     return [
         Factor(
-            composition.get_parameter(f"original{index}"), owner, kernel.lr_scale * rate, kernel.weight_decay
+            composition.get_parameter(f"original{index}"),
+            owner,
+            kernel.lr_scale * rate,
+            kernel.weight_decay,
+            kernel.residual and index == 0,
         )
         for index, (owner, rate) in enumerate(zip(kernel.owners, kernel.rates, strict=True))
     ]

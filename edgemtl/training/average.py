@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 
 class Average:
-    """``value <- decay * value + (1 - decay) * weight`` after every step; buffers are copied."""
+    """``value <- d * value + (1 - d) * weight`` after every step; buffers are copied.
+
+    d is ``decay``, and less at first, (1 + step) / (10 + step), so that what the weights were before training
+    is soon forgotten.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -20,13 +24,16 @@ class Average:
         self._averaged = {key for key, _ in model.named_parameters(remove_duplicate=False)}
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take in the weights after a step."""
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after a step; ``step`` counts from 0."""
+        values, weights = [], []
         for key, value in model.state_dict().items():
             if key in self._averaged:
-                self.state[key].lerp_(value, 1 - self.decay)
+                values.append(self.state[key])
+                weights.append(value)
             else:
                 self.state[key].copy_(value)
+        torch._foreach_lerp_(values, weights, 1 - min(self.decay, (1 + step) / (10 + step)))
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

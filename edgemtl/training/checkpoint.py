@@ -31,6 +31,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     scaler: dict[str, Any]
     average: dict[str, Any] | None
     random: torch.Tensor
+    random_cuda: torch.Tensor | None = None
     epoch: dict[str, Any]
 
     def save(self, path: Path) -> None:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from edgemtl.balancing import Balancer, Losses
 from edgemtl.core.errors import RecipeError
 from edgemtl.data.base import Batch
-from edgemtl.kernels import factors, parametrized
+from edgemtl.kernels import Factor, factors, parametrized, weight_of
 from edgemtl.model import Features, MultitaskModel
 from edgemtl.tasks.base import LossSum
 from edgemtl.training.aggregation import Weigh, equally
 from edgemtl.training.distill import Distiller
-from edgemtl.training.optim import Optimizer, together
+from edgemtl.training.optim import Optimizer, Trained, together
 
 
 class Objective:
@@ -53,6 +53,16 @@ class Objective:
         self.trained: list[nn.Parameter] = list(
             dict.fromkeys([*model.parameters(), *balancer.parameters(), *adaptors])
         )
+        self.composed = [layer for _, layer in parametrized(model)]
+        # By parameter, since groups that fork may share one.
+        found = {factor.parameter: factor for layer in self.composed for factor in factors(layer)}
+        self.factors = list(found.values())
+        self.shared = [factor.parameter for factor in self.factors if factor.owner is None]
+        self.own: dict[str, list[nn.Parameter]] = {}
+        for factor in self.factors:
+            if factor.owner is not None:
+                self.own.setdefault(factor.owner, []).append(factor.parameter)
+        self.rest = [parameter for parameter in self.trained if parameter not in found]
 
     def optimizer(self, spec: Optimizer, factor_spec: Optimizer | None = None) -> torch.optim.Optimizer:
         """An optimizer of all that is trained, with groups of their own for the factors of kernels.
@@ -61,22 +71,24 @@ class Objective:
             spec: trains all but the factors, and them too unless there is a ``factor_spec``.
             factor_spec: trains the factors.
 
+        Weight decay is for the network: what a balancer learns has none.
+
         Raises:
             RecipeError: there is a ``factor_spec``, but no factor.
         """
-        composing = {id(f.parameter): f for _, layer in parametrized(self.model) for f in factors(layer)}
-        plain = [p for p in self.trained if id(p) not in composing]
+        balancing = set(self.balancer.parameters())
+        rest = [Trained(p, weight_decay=0.0 if p in balancing else None) for p in self.rest]
         if factor_spec is None:
-            return spec.build(spec.groups(plain, list(composing.values())))
-        if not composing:
+            return spec.build(spec.groups([*rest, *(_trained(factor, 0.0) for factor in self.factors)]))
+        if not self.factors:
             raise RecipeError(
                 "$.training.factor_optimizer",
                 expected="kernels that have factors",
                 found="none in this network",
                 fix="Choose a kernel method in weight space, or leave factor_optimizer out.",
             )
-        groups = factor_spec.groups([], list(composing.values()))
-        return together([spec.build(spec.groups(plain, [])), factor_spec.build(groups)])
+        groups = factor_spec.groups(_trained(factor, None) for factor in self.factors)
+        return together([spec.build(spec.groups(rest)), factor_spec.build(groups)])
 
     def losses(self, batch: Batch, tasks: Sequence[str] | None = None) -> tuple[Losses, Losses]:
         """One forward pass: the losses as they are, for the eye, and balanced, to descend. The distance to a
@@ -106,9 +118,21 @@ class Objective:
             {task: loss + weight * distances[task] for task, loss in balanced.items()},
         )
 
+    def compose(self) -> list[Tensor]:
+        """Compose all kernels, at full precision (autocast would round the factors), into the cache."""
+        return [weight_of(layer) for layer in self.composed]
+
     def _means(self, sums: Mapping[str, LossSum]) -> Losses:
         counts = self._add_up(torch.stack([loss.count for loss in sums.values()]).float()).clamp_min(1)
         return {
             task: loss.total / count * self._processes
             for (task, loss), count in zip(sums.items(), counts, strict=True)
         }
+
+
+def _trained(factor: Factor, default: float | None) -> Trained:
+    """``default``: the weight decay of a factor whose method names none, and that is no kernel."""
+    decay = factor.weight_decay
+    if decay is None and not factor.kernel:
+        decay = default
+    return Trained(factor.parameter, factor.lr_scale, decay)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import torch
 from torch import nn
 
-from edgemtl.core.errors import RecipeError
-from edgemtl.kernels import Factor
 from edgemtl.training.muon import Orthogonalizing, has_matrices
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 Decay = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+
+
+class Trained(NamedTuple):
+    """A parameter, its learning rate relative to the optimizer's, and its weight decay if not that one's."""
+
+    parameter: nn.Parameter
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
 
 
 class Optimizer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
@@ -30,15 +36,15 @@ class Optimizer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """An optimizer over parameter groups (each with ``params``, ``lr`` and ``weight_decay``)."""
         raise NotImplementedError
 
-    def groups(self, plain: Sequence[nn.Parameter], factors: Sequence[Factor]) -> list[dict[str, Any]]:
-        """Parameter groups: what is trained as it is, then the factors by their rate and weight decay."""
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {(1.0, self.weight_decay): list(plain)}
-        for factor in factors:
-            groups.setdefault((factor.lr_scale, factor.weight_decay), []).append(factor.parameter)
+    def groups(self, trained: Iterable[Trained]) -> list[dict[str, Any]]:
+        """Parameter groups, by rate and weight decay."""
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for parameter, scale, decay in trained:
+            key = (scale, self.weight_decay if decay is None else decay)
+            groups.setdefault(key, []).append(parameter)
         return [
             {"params": parameters, "lr": self.lr * scale, "weight_decay": decay}
             for (scale, decay), parameters in groups.items()
-            if parameters
         ]
 
 
@@ -71,12 +77,7 @@ class SGD(Optimizer, frozen=True, kw_only=True, tag="sgd"):
 
     def __post_init__(self) -> None:
         if self.nesterov and self.momentum == 0:
-            raise RecipeError(
-                "$.training.optimizer.nesterov",
-                expected="false without momentum",
-                found="true",
-                fix="Set a momentum above 0.",
-            )
+            raise ValueError("Expected a `momentum` above 0 for `nesterov`, got 0")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """torch.optim.SGD, fused."""

@@ -11,13 +11,16 @@ have kernels apart, so there the factors that they share get the sum over the gr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgemtl.balancing import Losses
+from edgemtl.core.errors import RecipeError
 from edgemtl.data.base import Batch
-from edgemtl.kernels import composed, factors, parametrized, weight_of
+from edgemtl.kernels import composed
 from edgemtl.training.aggregation import Row, aggregate
 from edgemtl.training.objective import Objective
 
@@ -27,7 +30,7 @@ Update = Callable[[Objective, Batch], Iterator[Mapping[str, Tensor]]]
 def joint(objective: Objective, batch: Batch) -> Iterator[Losses]:
     """Plain backpropagation of the sum of the balanced losses."""
     with composed():
-        compose(objective.model)
+        objective.compose()
         losses, balanced = objective.losses(batch)
         objective.scaled(total(balanced)).backward()  # type: ignore[no-untyped-call]
     yield losses
@@ -37,10 +40,9 @@ def routed(objective: Objective, batch: Batch) -> Iterator[Losses]:
     """One forward pass, one trunk backward a task: a task's own factors get the gradient of its loss alone,
     the shared factors and everything else the aggregate.
     """
-    own, shared = _factors_by_owner(objective.model)
-    rest = _without(objective.trained, [*shared, *(p for parameters in own.values() for p in parameters)])
+    own, shared, rest = objective.own, objective.shared, objective.rest
     with composed():
-        kernels = compose(objective.model)
+        kernels = objective.compose()
         losses, balanced = objective.losses(batch)
         rows: list[Row] = []
         for position, (task, loss) in enumerate(balanced.items(), start=1):
@@ -59,22 +61,37 @@ def routed(objective: Objective, batch: Batch) -> Iterator[Losses]:
 
 def alternating(objective: Objective, batch: Batch) -> Iterator[Losses]:
     """In turn: each task's own factors on its loss with all else frozen, then all else on the sum."""
-    own, _ = _factors_by_owner(objective.model)
-    for task, parameters in own.items():
-        with composed():
-            compose(objective.model)
+    for task, parameters in objective.own.items():
+        with composed(), frozen_statistics(objective.model):
+            objective.compose()
             losses, balanced = objective.losses(batch, [task])
             torch.autograd.backward(objective.scaled(balanced[task]), inputs=parameters)
         yield losses
-    rest = _without(objective.trained, [p for parameters in own.values() for p in parameters])
     with composed():
-        compose(objective.model)
+        objective.compose()
         losses, balanced = objective.losses(batch)
-        torch.autograd.backward(objective.scaled(total(balanced)), inputs=rest)
+        torch.autograd.backward(
+            objective.scaled(total(balanced)), inputs=[*objective.shared, *objective.rest]
+        )
     yield losses
 
 
 UPDATES: dict[str, Update] = {"joint": joint, "routed": routed, "alternating": alternating}
+
+
+def check_update(name: str, objective: Objective) -> None:
+    """Refuse a strategy that would silently be another.
+
+    Raises:
+        RecipeError: ``alternating`` without factors of single tasks is ``joint``.
+    """
+    if name == "alternating" and not objective.own:
+        raise RecipeError(
+            "$.training.update",
+            expected="alternating with a kernel method that gives tasks factors of their own",
+            found="none in this network",
+            fix="Choose `kernel: residual` or `factorized`, or `update: joint`.",
+        )
 
 
 def total(losses: Losses) -> Tensor:
@@ -82,22 +99,19 @@ def total(losses: Losses) -> Tensor:
     return torch.stack(list(losses.values())).sum()
 
 
-def compose(model: nn.Module) -> list[Tensor]:
-    """Compose all kernels, at full precision (autocast would round the factors), into the cache."""
-    return [weight_of(layer) for _, layer in parametrized(model)]
-
-
-def _factors_by_owner(model: nn.Module) -> tuple[dict[str, list[nn.Parameter]], list[nn.Parameter]]:
-    """The factors of each task, and the shared ones, each once however many groups share it."""
-    own: dict[str, list[nn.Parameter]] = {}
-    shared: dict[nn.Parameter, None] = {}
-    for _, layer in parametrized(model):
-        for factor in factors(layer):
-            if factor.owner is None:
-                shared[factor.parameter] = None
-            else:
-                own.setdefault(factor.owner, []).append(factor.parameter)
-    return own, list(shared)
+@contextmanager
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Within the block batch normalizations keep their running statistics, while they train on those of the
+    batch: else these would follow each batch as often as a strategy runs forward.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 def _backward(kernels: Sequence[Tensor], gradients: Sequence[Tensor | None], to: list[nn.Parameter]) -> None:
@@ -114,8 +128,3 @@ def _backward(kernels: Sequence[Tensor], gradients: Sequence[Tensor | None], to:
             retain_graph=True,
             inputs=to,
         )
-
-
-def _without(parameters: Sequence[nn.Parameter], excluded: Sequence[nn.Parameter]) -> list[nn.Parameter]:
-    unwanted = {id(parameter) for parameter in excluded}
-    return [parameter for parameter in parameters if id(parameter) not in unwanted]

@@ -10,12 +10,25 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
+from edgemtl.core.errors import RecipeError
+
 
 def synchronize_norms(model: nn.Module) -> None:
-    """Let every BatchNorm2d of a model see all processes; parameters, buffers and their names stay."""
+    """Let every BatchNorm2d of a model see all processes; parameters, buffers and their names stay.
+
+    Raises:
+        RecipeError: one is of a class of its own, such as timm's, which does more than normalize.
+    """
     for path, module in list(model.named_modules()):
-        if isinstance(module, nn.BatchNorm2d):
+        if type(module) is nn.BatchNorm2d:
             model.set_submodule(path, _SyncNorm2d(module))
+        elif isinstance(module, nn.BatchNorm2d):
+            raise RecipeError(
+                "$.training.devices",
+                expected=f"one process for a network with {type(module).__name__}",
+                found=f"several, and {path} normalizes by its own share of the batch",
+                fix="Train on one device, or choose a backbone with torch's own BatchNorm2d.",
+            )
 
 
 class _SyncNorm2d(nn.BatchNorm2d):
@@ -41,8 +54,11 @@ class _SyncNorm2d(nn.BatchNorm2d):
         return normal.to(x.dtype)
 
     def _track(self, mean: Tensor, unbiased_variance: Tensor) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+        if not self.track_running_stats:
             return
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         momentum = self.momentum if self.momentum is not None else 1 / self.num_batches_tracked.item()
         self.running_mean.lerp_(mean, momentum)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
@@ -34,7 +35,7 @@ from edgemtl.training.evaluate import Evaluation, evaluate
 from edgemtl.training.log import MetricsLog
 from edgemtl.training.objective import Objective
 from edgemtl.training.spec import Training
-from edgemtl.training.steps import UPDATES
+from edgemtl.training.steps import UPDATES, check_update
 from edgemtl.training.syncnorm import synchronize_norms
 
 STATE, METRICS, LAST, BEST = (
@@ -100,6 +101,7 @@ class Trainer:
             processes=fabric.world_size,
             weigh=weighing(spec.aggregation, len(self.model.tasks), self._add_up),
         )
+        check_update(spec.update, self.objective)
         self.optimizer = self.objective.optimizer(spec.optimizer, spec.factor_optimizer)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.average = Average(self.model, spec.ema) if spec.ema else None
@@ -151,6 +153,7 @@ class Trainer:
             scaler=self.scaler.state_dict(),
             average=self.average.state if self.average else None,
             random=torch.get_rng_state(),
+            random_cuda=torch.cuda.get_rng_state() if self.fabric.device.type == "cuda" else None,
             epoch=msgspec.structs.asdict(self._epoch),
         ).save(self.folder / STATE)
         self._save_weights(LAST)
@@ -179,6 +182,8 @@ class Trainer:
         if self.average and state.average:
             self.average.state = {key: value.to(self.fabric.device) for key, value in state.average.items()}
         torch.set_rng_state(state.random)
+        if state.random_cuda is not None and self.fabric.device.type == "cuda":
+            torch.cuda.set_rng_state(state.random_cuda)
         self.step, self.elapsed_s, self.best = state.step, state.elapsed_s, state.best
         self._epoch = msgspec.convert(state.epoch, _Epoch)
 
@@ -203,7 +208,6 @@ class Trainer:
             group["lr"] = rate * scale
         values: dict[str, float] = {}
         for losses in UPDATES[self.spec.update](self.objective, batch):
-            values |= self._finite(losses, batch)
             self._average_gradients()
             if self.spec.clip_norm is not None:
                 self.scaler.unscale_(self.optimizer)
@@ -211,8 +215,10 @@ class Trainer:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad()
+            # Read last, so that a GPU does not wait in the middle; of a bad step nothing is ever saved.
+            values |= self._finite(losses, batch)
         if self.average:
-            self.average.update(self.model)
+            self.average.update(self.model, self.step)
         return values
 
     def _finite(self, losses: Mapping[str, Tensor], batch: Batch) -> dict[str, float]:
@@ -242,10 +248,10 @@ class Trainer:
     def _add_up(self, tensor: Tensor) -> Tensor:
         if self.fabric.world_size == 1:
             return tensor
-        # A copy: the collective writes into its argument.
-        total = self.fabric.all_reduce(tensor.clone(), reduce_op="sum")
-        assert isinstance(total, Tensor)
-        return total
+        # A copy: the collective writes into its argument. Fabric's own would put a barrier before each.
+        total = tensor.to(self.fabric.device, copy=True)
+        dist.all_reduce(total)
+        return total.to(tensor.device)
 
     def _end_epoch(self) -> None:
         epoch = self.step // self.epoch_steps

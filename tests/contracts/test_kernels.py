@@ -97,6 +97,12 @@ def test_a_network_computes_the_same_before_and_after_it_is_overparameterized(
         torch.testing.assert_close(trained(image)[task], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_heads_are_drawn_alike_with_every_method(method: KernelMethod, plan: str) -> None:
+    expected, found = network(Plain(), plan).heads, network(method, plan).heads
+    for name, value in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value)
+
+
 def test_the_collapsed_network_computes_what_the_trained_one_does(method: KernelMethod, plan: str) -> None:
     trained = shaken(network(method, plan))
     certificate = collapse(trained, SIZE).certificate

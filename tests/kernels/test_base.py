@@ -6,7 +6,22 @@ torch = pytest.importorskip("torch")
 
 from torch import nn
 
-from edgemtl.kernels import Factorized, composed, composed_state, overparameterize, parametrized, weight_of
+from edgemtl.backbones import chain
+from edgemtl.collapse import collapse
+from edgemtl.core.errors import RecipeError
+from edgemtl.kernels import (
+    DBB,
+    DOConv,
+    Factorized,
+    composed,
+    composed_state,
+    overparameterize,
+    parametrized,
+    weight_of,
+)
+from edgemtl.model import MultitaskModel
+from edgemtl.tasks import Depth
+from tests.contracts.networks import network
 
 
 def test_a_stage_that_is_itself_a_layer_can_be_overparameterized() -> None:
@@ -52,3 +67,25 @@ def test_the_composed_state_holds_no_factor() -> None:
     names = set(stage.state_dict())
     overparameterize(Factorized(), "stem", {("a",): stage})
     assert set(composed_state(stage)) == names
+
+
+def test_a_pattern_that_no_layer_matches_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"\$\.kernel\.layers.*`typo\*`, which matches none"):
+        network(Factorized(layers=("first*", "typo*")))
+
+
+def test_a_method_that_does_no_layer_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"\$\.kernel: .*even\.0"):
+        network(DBB(layers=("even*",)))
+
+
+def test_a_layer_whose_weight_is_computed_already_is_listed_and_collapses() -> None:
+    stages = chain(
+        normed=nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3)), nn.ReLU()),
+        plain=nn.Conv2d(4, 4, 3),
+    )
+    model = MultitaskModel(stages, {"depth": Depth()}, kernel=DOConv())
+    (skipped,) = model.skipped
+    assert (skipped.layer, "computed already" in skipped.reason) == ("normed.0", True)
+    assert [path for path, _ in parametrized(model)] == ["segments.trunk.plain"]
+    assert collapse(model, (16, 16)).certificate.worst["fp32"] < 1e-5

@@ -187,7 +187,7 @@ def test_averaged_weights_collapse_too(method: KernelMethod) -> None:
         for parameter in model.parameters():
             parameter.mul_(1.1)
     model(images())
-    average.update(model)
+    average.update(model, step=100)
     trained = collapse(model, SIZE).model.state_dict()
     with average.applied(model):
         averaged = collapse(model, SIZE).model.state_dict()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from edgemtl.training.average import Average
 
 DECAY = 0.9
+LATE = 1_000_000  # a step at which the decay is whole
 
 
 @pytest.fixture
@@ -32,16 +33,26 @@ def test_the_average_is_its_closed_form(model: nn.Module) -> None:
     history = []
     for _ in range(5):
         history.append(train(model))
-        average.update(model)
+        average.update(model, LATE)
     shares = [(1 - DECAY) * DECAY ** (4 - step) for step in range(5)]
     expected = DECAY**5 * start + sum(s * state["0.weight"] for s, state in zip(shares, history, strict=True))
     torch.testing.assert_close(average.state["0.weight"], expected)
 
 
+def test_of_the_weights_before_training_little_is_left_after_a_hundred_steps(model: nn.Module) -> None:
+    average = Average(model, 0.9999)
+    with torch.no_grad():
+        average.state["0.weight"].fill_(1.0)
+        model[0].weight.fill_(0.0)
+    for step in range(100):
+        average.update(model, step)
+    assert average.state["0.weight"].max() < 1e-8
+
+
 def test_statistics_are_copied(model: nn.Module) -> None:
     average = Average(model, DECAY)
     state = train(model)
-    average.update(model)
+    average.update(model, LATE)
     for key in "1.running_mean", "1.running_var", "1.num_batches_tracked":
         assert torch.equal(average.state[key], state[key])
 
@@ -50,7 +61,7 @@ def test_a_weight_of_two_names_is_averaged_under_both(model: nn.Module) -> None:
     shared = nn.ModuleDict({"a": model, "b": model})
     average = Average(shared, DECAY)
     train(model)
-    average.update(shared)
+    average.update(shared, LATE)
     torch.testing.assert_close(average.state["a.0.weight"], average.state["b.0.weight"])
     assert not torch.equal(average.state["b.0.weight"], model[0].weight)
 

@@ -4,12 +4,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from edgemtl.balancing import Fixed
+from edgemtl.balancing import Balancer, Fixed, Uncertainty
 from edgemtl.core.errors import RecipeError
 from edgemtl.data import Batch
-from edgemtl.kernels import DOConv, Plain, factors, parametrized
+from edgemtl.kernels import DOConv, Factorized, KernelMethod, Plain, factors, parametrized
 from edgemtl.training.objective import Objective
-from edgemtl.training.optim import SGD, Adam
+from edgemtl.training.optim import SGD, Adam, AdamW, Optimizer
 from tests.contracts.networks import SIZE, TASKS, network
 
 
@@ -80,3 +80,37 @@ def test_an_optimizer_of_factors_needs_factors() -> None:
         RecipeError, match=r"\$\.training\.factor_optimizer: expected kernels that have factors"
     ):
         objective.optimizer(Adam(), SGD())
+
+
+def decays(
+    method: KernelMethod, balancer: Balancer, factor_spec: Optimizer | None = None
+) -> dict[str, float]:
+    """The weight decay of every parameter that is trained, by its name."""
+    model = network(method)
+    optimizer = Objective(model, balancer).optimizer(AdamW(weight_decay=0.5), factor_spec)
+    names = {p: name for name, p in (*model.named_parameters(), *balancer.named_parameters())}
+    return {names[p]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+
+
+def test_what_a_balancer_learns_does_not_decay() -> None:
+    balancer = Uncertainty().build(tuple(TASKS))
+    found = decays(Plain(), balancer)
+    learned = {name for name, _ in balancer.named_parameters()}
+    assert learned
+    assert {name for name, decay in found.items() if decay == 0} == learned
+
+
+def test_a_kernel_decays_and_what_is_added_to_it_does_not() -> None:
+    found = decays(DOConv(), Fixed().build(tuple(TASKS)))
+    kernels = {decay for name, decay in found.items() if name.endswith("weight.original0")}
+    residuals = {decay for name, decay in found.items() if name.endswith("weight.original1")}
+    assert (kernels, residuals) == ({0.5}, {0.0})
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, 0.25), (0.125, 0.125)])
+def test_factors_decay_as_their_method_says_or_else_their_optimizer(
+    own: float | None, expected: float
+) -> None:
+    found = decays(Factorized(weight_decay=own), Fixed().build(tuple(TASKS)), AdamW(weight_decay=0.25))
+    assert {decay for name, decay in found.items() if ".original" in name} == {expected}
+    assert {decay for name, decay in found.items() if ".original" not in name} == {0.5}

@@ -12,8 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from edgemtl.core.errors import RecipeError
-from edgemtl.kernels import Factor
 from edgemtl.training.muon import Orthogonalizing
 from edgemtl.training.optim import (
     SGD,
@@ -28,7 +26,9 @@ from edgemtl.training.optim import (
     ScheduleSpec,
     Step,
     Together,
+    Trained,
 )
+from edgemtl.training.spec import Training
 
 STEPS, EPOCH_STEPS = 100, 10
 MEMBERS = {"ids": lambda member: member.__name__}
@@ -80,54 +80,50 @@ def test_poly_is_a_power_of_what_is_left() -> None:
     assert Poly(power=2.0).factor(75, STEPS, EPOCH_STEPS) == pytest.approx(0.25**2)
 
 
-def parameters(lr_scale: float = 1.0, weight_decay: float = 0.0) -> tuple[nn.Parameter, Factor]:
-    return nn.Parameter(torch.ones(3)), Factor(nn.Parameter(torch.ones(3)), None, lr_scale, weight_decay)
+def parameter() -> nn.Parameter:
+    return nn.Parameter(torch.ones(3))
 
 
 @pytest.mark.parametrize("member", get_args(OptimizerSpec), **MEMBERS)
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_factors_have_a_rate_and_a_decay_of_their_own(member: type[Optimizer], weight_decay: float) -> None:
-    plain, factor = parameters(0.3, weight_decay)
+def test_a_parameter_may_have_a_rate_and_a_decay_of_its_own(
+    member: type[Optimizer], weight_decay: float
+) -> None:
+    plain, factor = parameter(), parameter()
     spec = member(lr=0.1, weight_decay=0.5)
-    optimizer = spec.build(spec.groups([plain], [factor]))
-    found = [(group["params"], group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
-    assert found == [([plain], 0.1, 0.5), ([factor.parameter], pytest.approx(0.03), weight_decay)]
+    optimizer = spec.build(spec.groups([Trained(plain), Trained(factor, 0.3, weight_decay)]))
+    assert settings(optimizer) == [
+        ([plain], 0.1, 0.5),
+        ([factor], pytest.approx(0.03), weight_decay),
+    ]
 
 
 @pytest.mark.parametrize("member", get_args(OptimizerSpec), **MEMBERS)
-def test_only_what_is_no_factor_decays(member: type[Optimizer]) -> None:
-    plain, factor = parameters()
+def test_what_has_a_decay_of_0_does_not_decay(member: type[Optimizer]) -> None:
+    plain, factor = parameter(), parameter()
     spec = member(lr=0.1, weight_decay=0.5)
-    optimizer = spec.build(spec.groups([plain], [factor]))
-    plain.grad, factor.parameter.grad = torch.zeros(3), torch.zeros(3)
+    optimizer = spec.build(spec.groups([Trained(plain), Trained(factor, weight_decay=0.0)]))
+    plain.grad, factor.grad = torch.zeros(3), torch.zeros(3)
     optimizer.step()
     assert (plain < 1).all()
-    assert torch.equal(factor.parameter, torch.ones(3))
+    assert torch.equal(factor, torch.ones(3))
 
 
 @pytest.mark.parametrize("member", get_args(OptimizerSpec), **MEMBERS)
 def test_a_step_goes_down(member: type[Optimizer]) -> None:
-    (parameter, _) = parameters()
-    spec = member(lr=0.1)
-    optimizer = spec.build(spec.groups([parameter], []))
-    for _ in range(20):
-        optimizer.zero_grad()
-        loss = parameter.square().sum()
-        loss.backward()
-        optimizer.step()
-    assert parameter.square().sum() < 1
+    weight, spec = parameter(), member(lr=0.1)
+    descend([weight], spec.build(spec.groups([Trained(weight)])), 20)
+    assert weight.square().sum() < 1
 
 
-def test_without_factors_there_is_one_group() -> None:
-    plain, _ = parameters()
-    assert len(Adam().groups([plain], [])) == 1
+def test_what_is_trained_alike_is_one_group() -> None:
+    assert len(Adam().groups([Trained(parameter()), Trained(parameter(), weight_decay=0.0)])) == 1
 
 
 def test_nesterov_needs_momentum() -> None:
-    with pytest.raises(
-        RecipeError, match=r"\$\.training\.optimizer\.nesterov: expected false without momentum"
-    ):
-        SGD(nesterov=True, momentum=0)
+    tree = {"factor_optimizer": {"type": "sgd", "nesterov": True, "momentum": 0}}
+    with pytest.raises(msgspec.ValidationError, match=r"`momentum` above 0.*\$\.factor_optimizer"):
+        msgspec.convert(tree, Training)
 
 
 @pytest.mark.parametrize(
@@ -152,15 +148,15 @@ def test_what_the_spec_allows_torch_takes(member: type[Optimizer]) -> None:
     extremes = {"betas": (0.0, 0.999999), "momentum": 1.0, "nesterov": True}
     options = {name: value for name, value in extremes.items() if name in member.__struct_fields__}
     spec = member(lr=1e-12, weight_decay=0, **options)
-    assert spec.build(spec.groups([parameters()[0]], []))
+    assert spec.build(spec.groups([Trained(parameter())]))
 
 
 def test_muon_takes_matrices_and_convolutions_and_leaves_the_rest_to_adamw() -> None:
     layer, norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
     diagonal, stack = nn.Parameter(torch.ones(2, 1, 5)), nn.Parameter(torch.ones(2, 4, 5))
     spec = Muon(lr=0.1, weight_decay=0.2)
-    plain = [*layer.parameters(), *norm.parameters()]
-    optimizer = spec.build(spec.groups(plain, [Factor(f, None, 0.5, 0.0) for f in (diagonal, stack)]))
+    plain = [Trained(p) for p in (*layer.parameters(), *norm.parameters())]
+    optimizer = spec.build(spec.groups([*plain, *(Trained(f, 0.5, 0.0) for f in (diagonal, stack))]))
     orthogonalizing, adamw = optimizer.parts
     assert isinstance(orthogonalizing, Orthogonalizing)
     assert isinstance(adamw, torch.optim.AdamW)
@@ -176,7 +172,7 @@ def settings(optimizer: torch.optim.Optimizer) -> list[tuple[list[nn.Parameter],
 def pair() -> tuple[list[nn.Parameter], Together]:
     parameters = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))]
     first, second = (
-        spec.build(spec.groups([p], [])) for spec, p in zip((SGD(), Adam()), parameters, strict=True)
+        spec.build(spec.groups([Trained(p)])) for spec, p in zip((SGD(), Adam()), parameters, strict=True)
     )
     return parameters, Together([first, second])
 
@@ -193,7 +189,7 @@ def test_two_optimizers_step_as_each_would_alone() -> None:
     descend(parameters, both, 5)
     for spec, found in zip((SGD(), Adam()), parameters, strict=True):
         alone = nn.Parameter(torch.ones(3))
-        descend([alone], spec.build(spec.groups([alone], [])), 5)
+        descend([alone], spec.build(spec.groups([Trained(alone)])), 5)
         assert torch.equal(found, alone)
 
 

@@ -7,12 +7,13 @@ torch = pytest.importorskip("torch")
 from torchjd.aggregation import Aggregator, AlignedMTL, PCGrad
 
 from edgemtl.balancing import Fixed, Uncertainty
+from edgemtl.core.errors import RecipeError
 from edgemtl.data import Batch
-from edgemtl.kernels import Factorized, KernelMethod, Plain, RepVGG, factors, parametrized
+from edgemtl.kernels import DOConv, Factorized, KernelMethod, Plain, RepVGG, factors, parametrized
 from edgemtl.model import MultitaskModel
 from edgemtl.training.aggregation import weighing
 from edgemtl.training.objective import Objective
-from edgemtl.training.steps import UPDATES
+from edgemtl.training.steps import UPDATES, check_update
 from tests.contracts.networks import PLANS, SIZE, TASKS, network
 
 METHODS: list[KernelMethod] = [Plain(), Factorized(), Factorized(combine="mean", middle="full")]
@@ -192,3 +193,21 @@ def test_parameters_of_the_balancer_get_the_gradient_of_all_that_is_minimized(up
     list(UPDATES[update](target, batch()))
     torch.testing.assert_close(tuple(p.grad for p in balancer.parameters()), expected)
     assert len({id(p) for p in target.trained}) == len(target.trained)
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_running_statistics_follow_a_batch_once(update: str) -> None:
+    model = network(Factorized()).train()
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    before = [int(norm.num_batches_tracked) for norm in norms]
+    for _ in UPDATES[update](Objective(model, Fixed().build(tuple(TASKS))), batch()):
+        pass
+    assert [int(norm.num_batches_tracked) for norm in norms] == [count + 1 for count in before]
+
+
+@pytest.mark.parametrize("method", [Plain(), DOConv()], ids=["plain", "doconv"])
+def test_alternating_needs_factors_of_single_tasks(method: KernelMethod) -> None:
+    with pytest.raises(RecipeError, match=r"\$\.training\.update"):
+        check_update("alternating", objective(network(method)))
+    check_update("routed", objective(network(method)))
+    check_update("alternating", objective(network(Factorized())))

@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+from edgemtl.core.errors import RecipeError
 from edgemtl.training.syncnorm import synchronize_norms
 
 
@@ -64,3 +65,12 @@ def test_in_eval_mode_nothing_changes() -> None:
     model, synchronized = network().eval(), network().eval()
     synchronize_norms(synchronized)
     assert torch.equal(model(image()), synchronized(image()))
+
+
+def test_a_normalization_that_may_do_more_is_refused() -> None:
+    class NormAct(nn.BatchNorm2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).relu()
+
+    with pytest.raises(RecipeError, match=r"NormAct.*1 normalizes by its own share"):
+        synchronize_norms(nn.Sequential(nn.Conv2d(3, 4, 3), NormAct(4)))
