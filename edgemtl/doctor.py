@@ -20,6 +20,7 @@ from edgemtl.bench.device import device_facts
 from edgemtl.bench.sysfs import ROOT, field, text
 from edgemtl.core.device import Device
 from edgemtl.core.diagnosis import Diagnosis, Finding
+from edgemtl.runtime.build import PACKAGES
 
 TRTEXEC = Path("usr/src/tensorrt/bin/trtexec")  # where NVIDIA's packages put it, which is not on PATH
 LEAST_DISK_MIB = 100  # a bundle with its calibration samples
@@ -90,7 +91,7 @@ def _torch(root: Path) -> Finding:
 
 
 def _tensorrt() -> Finding:
-    for module in ("tensorrt", "tensorrt_rtx"):
+    for module in PACKAGES:
         if find_spec(module) is not None:
             return _tried(
                 "tensorrt", f"import {module} as t; print('{module}', t.__version__)", "See its log."

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch.multiprocessing.spawn import ProcessRaisedException
+from torch.multiprocessing.spawn import ProcessException
 
 from edgemtl.collapse import fold
-from edgemtl.core.errors import DataError, RecipeError, TrainingError, nearest
+from edgemtl.core.errors import DataError, EdgemtlError, RecipeError, TrainingError, nearest
+from edgemtl.core.files import replacing
 from edgemtl.core.locate import RUNS
 from edgemtl.core.report import Observer
 from edgemtl.data.base import Batch, Dataset
@@ -54,17 +58,37 @@ def is_main_process() -> bool:
 
 
 def _launch(fabric: Fabric, function: Callable[..., Path], *args: object) -> Run:
+    with TemporaryDirectory() as folder:
+        try:
+            telling = partial(_telling, folder=Path(folder), function=function, args=args)
+            return Run.open(fabric.launch(telling))
+        except ProcessException as error:
+            for told in sorted(Path(folder).glob("[0-9]*")):
+                raise pickle.loads(told.read_bytes()) from error
+            *_, last = str(error).strip().splitlines()
+            raise TrainingError(
+                f"training process {error.error_index}",
+                expected="to finish",
+                found=last,
+                fix="Mend this cause; with --resume training goes on from its last checkpoint.",
+            ) from error
+
+
+def _telling(
+    fabric: Fabric, *, folder: Path, function: Callable[..., Path], args: tuple[object, ...]
+) -> Path:
+    """Call a function in a training process. Of an error torch tells the main process only the traceback, as
+    text; so what a user can mend is left in ``folder``."""
     try:
-        return Run.open(fabric.launch(function, *args))
-    except ProcessRaisedException as error:
-        *_, last = str(error).strip().splitlines()
-        raise TrainingError(
-            f"training process {error.error_index}", expected="to finish", found=last, fix="Mend this cause."
-        ) from error
+        return function(fabric, *args)
+    except EdgemtlError as error:
+        with replacing(folder / str(fabric.local_rank)) as draft:
+            draft.write_bytes(pickle.dumps(error))
+        raise
 
 
 def _train_new(fabric: Fabric, recipe: Recipe, out: Path | None, watch: Watch) -> Path:
-    recipe, splits = open_splits(recipe)
+    recipe, splits = _read_splits(recipe)
     model = build_model(recipe, pretrained=True)
     weighing(recipe.training.aggregation, len(recipe.tasks))  # may lack a solver: no run is laid out then
     distiller = _distiller(recipe, model, splits)
@@ -84,7 +108,7 @@ def _train_new(fabric: Fabric, recipe: Recipe, out: Path | None, watch: Watch) -
 
 def _train_on(fabric: Fabric, path: Path, watch: Watch) -> Path:
     run = Run.open(path)
-    _, splits = open_splits(run.recipe)
+    _, splits = _read_splits(run.recipe)
     # A run that was killed before its first checkpoint begins again.
     model = build_model(run.recipe, pretrained=not run.begun)
     return _fit(fabric, run, model, _distiller(run.recipe, model, splits), splits, watch)
@@ -166,6 +190,14 @@ def open_splits(recipe: Recipe) -> tuple[Recipe, Splits]:
     data.augment.check(training.size)
     steps_per_epoch(training, recipe.training.batch)
     return recipe, Splits(training, data.dataset("holdout" if select else "val"), data.augment, select)
+
+
+def _read_splits(recipe: Recipe) -> tuple[Recipe, Splits]:
+    """``open_splits``, and what stays of them in memory is there before workers fork or a run is laid out."""
+    recipe, splits = open_splits(recipe)
+    splits.train.preload()
+    splits.watch.preload()
+    return recipe, splits
 
 
 def _samples(dataset: Dataset) -> Batch:

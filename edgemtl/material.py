@@ -27,8 +27,9 @@ def material_of(run: Run, spec: Export, split: str) -> Material:
     if not split or spec.precision == "fp32":
         return Material(images)
 
+    dataset = run.recipe.data.dataset(split)
+
     def measure(predict: Predict, count: int | None) -> Scores:
-        dataset = run.recipe.data.dataset(split)
         some = _Spread(dataset, min(count or len(dataset), len(dataset)))
         batches = eval_batches(some, batch=run.recipe.training.batch)
         return evaluate(of_arrays(predict), run.recipe.tasks, batches).scores

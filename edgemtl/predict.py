@@ -38,11 +38,9 @@ def predict(
                 "images", expected="names that differ", found=f"`{name}` twice", fix="Run them one by one."
             )
     runner = BundleRunner(bundle, tasks=tasks, threads=threads)
-    smallest, _ = runner.manifest.input.batch
     for path in images:
         image = load_image(path, runner.manifest.input)
-        # A bundle of a static batch computes that many: fill it up with the same image.
-        outputs = {task: array[0] for task, array in runner(np.repeat(image, smallest, axis=0)).items()}
+        outputs = {task: array[0] for task, array in runner.run_all(image).items()}
         with replacing(out / f"{path.stem}.npz") as draft, draft.open("wb") as file:
             np.savez(file, **outputs)
         pictures, titles = [(image[0].transpose(1, 2, 0) * 255).round().astype(np.uint8)], ["image"]

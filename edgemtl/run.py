@@ -31,6 +31,7 @@ from torch import Tensor
 from edgemtl import __version__, recipe
 from edgemtl.backbones import load_weights
 from edgemtl.collapse import CollapsedModel, fold
+from edgemtl.core.bundle import sha256
 from edgemtl.core.errors import DataError
 from edgemtl.core.files import json_bytes, replacing
 from edgemtl.core.inspection import Certificate
@@ -45,7 +46,7 @@ from edgemtl.training.log import MetricsLog, Record
 from edgemtl.training.trainer import METRICS, STATE
 
 FORMAT = 1
-SUMMARY = "summary.json"
+SUMMARY, SAMPLES = "summary.json", "samples.safetensors"
 _LOG = logging.getLogger(__name__)
 _VERSIONED = ("torch", "numpy", "onnx", "onnxruntime", "lightning-fabric", "msgspec", "safetensors")
 
@@ -81,9 +82,7 @@ class Run:
             (draft / "plan.json").write_bytes(json_bytes(plan))
             (draft / "env.json").write_bytes(json_bytes(environment()))
             tensors = {"image": samples.image, **{f"label.{k}": v for k, v in samples.labels.items()}}
-            safetensors.torch.save_file(
-                tensors, draft / "samples.safetensors", {"ids": "\n".join(samples.ids)}
-            )
+            safetensors.torch.save_file(tensors, draft / SAMPLES, {"ids": "\n".join(samples.ids)})
         return cls(path, recipe_)
 
     @classmethod
@@ -114,10 +113,12 @@ class Run:
     @cached_property
     def samples(self) -> Batch:
         """A few validation images with labels."""
-        tensors = read_tensors(self.path / "samples.safetensors")
+        path = self.path / SAMPLES
+        tensors = read_tensors(path)
         image = tensors.pop("image")
         labels = {name.removeprefix("label."): value for name, value in tensors.items()}
-        return Batch(tuple(str(index) for index in range(len(image))), image, labels)
+        with safetensors.safe_open(path, framework="pt") as file:
+            return Batch(tuple(file.metadata()["ids"].split("\n")), image, labels)
 
     @property
     def metrics(self) -> list[Record]:
@@ -155,14 +156,22 @@ class Run:
             DataError: there are no such weights, or they are damaged or of another network.
         """
         model = build_model(self.recipe)
-        _load(model, self.path / "weights" / f"{weights}.safetensors")
+        _load(model, self._weights(weights))
         return model.eval()
+
+    def weights_sha256(self, name: str) -> str:
+        """The SHA-256 of the file that ``trained`` reads, or that there is none."""
+        path = self._weights(name)
+        return sha256(path) if path.is_file() else "no such file"
+
+    def _weights(self, name: str) -> Path:
+        return self.path / "weights" / f"{name}.safetensors"
 
     def collapsed(self) -> CollapsedModel:
         """The plain network with its certificate.
 
         Raises:
-            DataError: the run was not collapsed, or the files are damaged.
+            DataError: the run was not collapsed, or trained on since, or the files are damaged.
         """
         path = self.path / "collapsed" / "certificate.json"
         if not path.is_file():
@@ -179,6 +188,7 @@ class Run:
                 path, expected="a certificate", found=str(error), fix="Collapse again."
             ) from error
         certificate.check()
+        self._check_fresh(certificate)
         # Only its structure counts here, and plain kernels have no factors to initialize.
         plain, _ = fold(build_model(msgspec.structs.replace(self.recipe, kernel=Plain())))
         _load(plain, path.with_name("weights.safetensors"))
@@ -190,6 +200,15 @@ class Run:
             draft.mkdir()
             write_tensors(collapsed.model.state_dict(), draft / "weights.safetensors")
             (draft / "certificate.json").write_bytes(json_bytes(collapsed.certificate))
+
+    def _check_fresh(self, certificate: Certificate) -> None:
+        if self.weights_sha256(certificate.weights) != certificate.weights_sha256:
+            raise DataError(
+                self.path / "collapsed",
+                expected="the network of this run's weights as they are now",
+                found="one of other weights: the run was trained on, or collapsed by an older edgemtl",
+                fix=f"Run `edgemtl collapse {self.path}` again.",
+            )
 
     def save_json(self, name: str, value: object) -> None:
         """Write a file of the run."""
@@ -206,6 +225,7 @@ class Run:
             data=str(self.recipe.data.__struct_config__.tag),
             split=split,
             images=images,
+            size=self.size,
             created=timestamp(),
             tasks={task: dict(table) for task, table in scores.items()},
             metrics={name: task.metrics for name, task in self.recipe.tasks.items()},

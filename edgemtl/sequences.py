@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 
 from edgemtl.core.bundle import Manifest
 from edgemtl.core.errors import DataError
@@ -18,6 +17,7 @@ from edgemtl.core.report import EvalReport, Scores, VideoUse, against
 from edgemtl.data.base import Dataset
 from edgemtl.data.loader import eval_batches
 from edgemtl.run import Run
+from edgemtl.runtime.batches import in_batches, together
 from edgemtl.runtime.opening import open_session
 from edgemtl.runtime.runner import BundleRunner
 from edgemtl.runtime.schedule import parse_rates
@@ -81,13 +81,15 @@ def _film(video: VideoRunner, run: Run, dataset: Dataset) -> _Filmed:
     ages: Counter[str] = Counter()
     frames, batch = count(), video.runner.manifest.input.batch[0]
 
+    def film(image: Array) -> dict[str, Array]:
+        answers = video(image)
+        ages.update({task: answer.age for task, answer in answers.items()})
+        return {task: answer.array for task, answer in answers.items()}
+
     def predict(image: Array) -> dict[str, Array]:
         if next(frames) % dataset.sequence == 0:
             video.reset()
-        # A bundle of a static batch computes that many: fill it up with the same frame.
-        answers = video(np.repeat(image, batch, axis=0))
-        ages.update({task: answer.age for task, answer in answers.items()})
-        return {task: answer.array[:1] for task, answer in answers.items()}
+        return together(in_batches(film, image, batch))
 
     found = evaluate(of_arrays(predict), run.recipe.tasks, eval_batches(dataset, batch=1))
     return _Filmed(found.scores, {task: ages[task] / len(dataset) for task in run.recipe.tasks})

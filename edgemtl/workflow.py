@@ -17,7 +17,7 @@ from edgemtl.core.bundle import MANIFEST, Manifest, read_manifest
 from edgemtl.core.errors import DataError, RecipeError
 from edgemtl.core.inspection import DataCheck, Inspection
 from edgemtl.core.locate import find_recipe
-from edgemtl.core.report import EvalReport, Scores, against
+from edgemtl.core.report import EVALUATED_ON, EvalReport, Scores, against
 from edgemtl.data.base import Dataset
 from edgemtl.data.check import check
 from edgemtl.data.loader import eval_batches
@@ -77,8 +77,10 @@ def collapse(run: Run, *, weights: str = "last", evaluate: bool = True) -> Colla
         GateError: the collapsed network does not compute the same. Nothing is written.
         DataError: the run has no such weights, or its data are gone.
     """
+    sha256 = run.weights_sha256(weights)  # before they are read: training may go on meanwhile
     trained = run.trained(weights)
     collapsed = collapse_model(trained, run.size, run.samples.image)
+    certificate = msgspec.structs.replace(collapsed.certificate, weights=weights, weights_sha256=sha256)
     if evaluate:
         dataset = run.recipe.data.dataset("val")
         before = _scores(_eager(trained), run.recipe.tasks, dataset, run.recipe.training.batch)
@@ -87,8 +89,8 @@ def collapse(run: Run, *, weights: str = "last", evaluate: bool = True) -> Colla
             task: {name: (value, after[task][name]) for name, value in table.items()}
             for task, table in before.items()
         }
-        certificate = msgspec.structs.replace(collapsed.certificate, split="val", scores=scores)
-        collapsed = CollapsedModel(collapsed.model, certificate)
+        certificate = msgspec.structs.replace(certificate, split="val", scores=scores)
+    collapsed = CollapsedModel(collapsed.model, certificate)
     run.save_collapsed(collapsed)
     return collapsed
 
@@ -127,13 +129,14 @@ def evaluate(
     network: str = "",
     split: str = "val",
     baseline: Path | None = None,
-    weights: str = "last",
+    weights: str = "",
     rates: Sequence[str] = (),
     keyframes: Keyframes | None = None,
 ) -> EvalReport:
     """Metrics of a run's checkpoint or collapsed network (the default where there is one), or of a bundle
-    that lies in its run, through the bundle's runtime. ``baseline`` is a run, a folder of twins, or a report
-    of an evaluation; by default the run's own twins, once all are there.
+    that lies in its run, through the bundle's runtime. ``weights``, by default the last, are of a checkpoint,
+    so that naming them means one. ``baseline`` is a run, a folder of twins, or a report of an evaluation; by
+    default the run's own twins, once all are there.
 
     With ``rates`` (as ``parse_rates`` reads them) or ``keyframes``, what these cost a bundle over a split of
     videos; then the baseline is the bundle with all tasks on every frame.
@@ -141,20 +144,23 @@ def evaluate(
     Raises:
         DataError: the subject, its data or the baseline are missing or damaged.
         BundleError: what rates are for is no bundle.
-        RecipeError: there is no such network, or a video cannot be run so.
+        RecipeError: there is no such network, a video cannot be run so, or something else is named that would
+            not be used.
     """
     if rates or keyframes:
+        _refuse_beside("--rates or --keyframes", network=network, weights=weights, baseline=baseline)
         manifest = read_manifest(subject)
         run = Run.open(_run_of(subject))
         return evaluate_video(run, subject, manifest, split=split, rates=rates, keyframes=keyframes)
     if (subject / MANIFEST).is_file():
-        run, runner = Run.open(_run_of(subject)), BundleRunner(subject)
-        kind, predict, batch = "bundle", of_arrays(runner), runner.manifest.input.batch[1]
+        _refuse_beside("a bundle", network=network, weights=weights)
+        run = Run.open(_run_of(subject))
+        kind, predict = "bundle", of_arrays(BundleRunner(subject).run_all)
     else:
-        run, batch = Run.open(subject), 0
+        run = Run.open(subject)
         kind, predict = _network(run, network, weights)
     dataset = run.recipe.data.dataset(split)
-    scores = _scores(predict, run.recipe.tasks, dataset, batch or run.recipe.training.batch)
+    scores = _scores(predict, run.recipe.tasks, dataset, run.recipe.training.batch)
     report = run.report(kind, split, len(dataset), scores, subject)
     return _against_own_twins(report, run) if baseline is None else _against(report, baseline)
 
@@ -211,26 +217,31 @@ def _run_of(bundle: Path) -> Path:
     for folder in bundle.resolve().parents:
         if (folder / "env.json").is_file():
             return folder
-    raise DataError(
-        bundle,
-        expected="a bundle inside its run, which names the data",
-        found="none above",
-        fix="Copy it back there.",
-    )
+    expected = "a bundle inside its run, which names the data"
+    raise DataError(bundle, expected=expected, found="none above", fix="Copy it back there.")
 
 
 def _network(run: Run, network: str, weights: str) -> tuple[str, Predict]:
-    kind = network or ("collapsed" if (run.path / "collapsed").is_dir() else "checkpoint")
+    own = "checkpoint" if weights or not (run.path / "collapsed").is_dir() else "collapsed"
+    kind = network or own
     if kind == "collapsed":
+        _refuse_beside("--network collapsed", weights=weights)
         return kind, _eager(run.collapsed().model)
     if kind == "checkpoint":
-        return kind, _eager(run.trained(weights))
+        return kind, _eager(run.trained(weights or "last"))
     raise RecipeError(
         "--network",
         expected="checkpoint or collapsed",
         found=f"`{network}`",
         fix="Name a bundle's folder to evaluate its files.",
     )
+
+
+def _refuse_beside(what: str, **options: object) -> None:
+    for name, value in options.items():
+        if value:
+            expected = f"nothing beside {what}, which has its own"
+            raise RecipeError(f"--{name}", expected=expected, found=f"`{value}`", fix=f"Leave out --{name}.")
 
 
 def _eager(model: torch.nn.Module) -> Predict:
@@ -258,13 +269,15 @@ def _against_own_twins(report: EvalReport, run: Run) -> EvalReport:
 def _against(report: EvalReport, baseline: Path) -> EvalReport:
     base: dict[str, dict[str, float]] = {}
     for other in _baseline(baseline, report):
-        if (other.data, other.split) != (report.data, report.split):
-            raise DataError(
-                other.subject,
-                expected=f"a baseline on {report.data} {report.split}",
-                found=f"one on {other.data} {other.split}",
-                fix="Evaluate both on the same split of the same data.",
-            )
+        for name in EVALUATED_ON:
+            here, there = getattr(report, name), getattr(other, name)
+            if here != there:
+                raise DataError(
+                    other.subject,
+                    expected=f"a baseline on the same {name}, {here}",
+                    found=str(there),
+                    fix="Evaluate both on the same split of the same data.",
+                )
         base |= other.tasks
     return against(report, base, str(baseline))
 

@@ -1,4 +1,4 @@
-"""Real data for the tests that need it: EDGEMTL_DATA, or ../shared/data beside the repository."""
+"""What takes seconds to make and many tests read: real data, and a tiny run with its bundle."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+# Real data: EDGEMTL_DATA, or ../shared/data beside the repository.
 SHARED = Path(os.environ.get("EDGEMTL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
@@ -22,3 +23,21 @@ def nyuv2_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, str(script), str(root), "--size", "72", "96", "--limit", "8"]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     return root
+
+
+@pytest.fixture(scope="session")
+def typed_chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the chain was typed as the README has it, each verb finding the newest subject: copy
+    it, or what you need of it."""
+    pytest.importorskip("torch")
+    from tests.tiny import as_yaml
+    from tests.typed import edgemtl
+
+    folder = tmp_path_factory.mktemp("chain")
+    (folder / "tiny.yaml").write_text(as_yaml())
+    trained = edgemtl("train", "tiny.yaml", cwd=folder)
+    assert trained.stdout.strip() == "runs/tiny"
+    assert len([line for line in trained.stderr.splitlines() if line.startswith("epoch ")]) == 3
+    edgemtl("collapse", cwd=folder)
+    assert edgemtl("export", cwd=folder).stdout.strip() == "runs/tiny/bundles/onnx-fp32"
+    return folder

@@ -25,7 +25,7 @@ ARROWS: dict[str, str] = {
     "bench": "core runtime",
     "report": "core",
     "predict": "core runtime report",
-    "doctor": "core bench",
+    "doctor": "core runtime bench",
     # What a recipe chooses from: blind to each other.
     "tensors": "core",
     "data": "core",
@@ -39,7 +39,7 @@ ARROWS: dict[str, str] = {
     "folding": "core",
     "collapse": "core kernels model folding",
     "inspection": "core backbones model collapse",
-    "export": "core backbones model collapse",
+    "export": "core runtime backbones model collapse",
     "recipe": "core data tasks backbones kernels balancing training",
     "run": "core tensors data backbones kernels model training collapse recipe",
     "illustrate": "core report run",

@@ -2,68 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import shutil
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
 
+import msgspec
 import pytest
 
 pytest.importorskip("torch")
 
-from edgemtl.cli import main
+from edgemtl.bench import suite
+from edgemtl.bench.device import device_facts
+from edgemtl.bench.probe import run_probe
+from tests.fixtures.places import TINY
 from tests.tiny import as_yaml, without
-
-
-class Found(NamedTuple):
-    """What a command printed."""
-
-    stdout: str
-    stderr: str
-
-
-def edgemtl(*words: object, cwd: Path, code: int = 0) -> Found:
-    """Run a command in this process, as the entry point does; neither stream is a terminal."""
-    out, err, before = io.StringIO(), io.StringIO(), (sys.argv, Path.cwd())
-    os.chdir(cwd)
-    sys.argv = ["edgemtl", *map(str, words)]
-    try:
-        with redirect_stdout(out), redirect_stderr(err):
-            main()
-        found = 0
-    except SystemExit as end:
-        found = int(end.code or 0)
-    finally:
-        sys.argv = before[0]
-        os.chdir(before[1])
-    assert found == code, err.getvalue()
-    assert "\x1b[" not in out.getvalue() + err.getvalue()
-    return Found(out.getvalue(), err.getvalue())
+from tests.typed import edgemtl, error_line
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the chain was typed as the README has it: each verb finds the newest subject."""
-    folder = tmp_path_factory.mktemp("chain")
-    (folder / "tiny.yaml").write_text(as_yaml())
-    trained = edgemtl("train", "tiny.yaml", "training.epochs=2", cwd=folder)
-    assert trained.stdout.strip() == "runs/tiny"
-    assert len([line for line in trained.stderr.splitlines() if line.startswith("epoch ")]) == 2
-    edgemtl("collapse", cwd=folder)
-    assert edgemtl("export", cwd=folder).stdout.strip() == "runs/tiny/bundles/onnx-fp32"
-    return folder
-
-
-def error_line(found: Found) -> str:
-    lines = [line for line in found.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, found.stderr
-    assert "Traceback" not in found.stderr
-    return lines[0]
+def chain(typed_chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of our own in which each verb finds the newest subject."""
+    return Path(shutil.copytree(typed_chain, tmp_path_factory.mktemp("cli") / "chain"))
 
 
 def test_verify_replays_and_prints_json(chain: Path) -> None:
@@ -77,19 +38,13 @@ def test_verify_fails_with_3_when_the_golden_outputs_are_not_met(chain: Path) ->
     assert "golden outputs" in error_line(found)
 
 
-def test_bench_writes_a_report_that_is_its_own_baseline(chain: Path) -> None:
+def test_bench_writes_a_report_that_is_its_own_baseline(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["bench", "--json", "--duration", "0.05", "--warmup-ms", "10", "--repeats", "5", "--threads", "1"]
     report = json.loads(edgemtl(*words, cwd=chain).stdout)
     assert report["latency_ms"]["p50"] > 0
     (chain / "base.json").write_text(json.dumps(report))
-    gates = [
-        "--baseline",
-        "base.json",
-        "--max-regress",
-        "latency_ms.p50=100000%",
-        "--min",
-        "tasks.depth.rel=0",
-    ]
+    monkeypatch.setattr(suite, "probe", run_probe)  # a process for each way, as above, takes seconds
+    gates = ["--baseline=base.json", "--max-regress=latency_ms.p50=100000%", "--min=tasks.depth.rel=0"]
     edgemtl(*words, *gates, cwd=chain)
     failed = edgemtl(*words, "--min", "tasks.segmentation.miou=0.99", cwd=chain, code=3)
     assert "tasks.segmentation.miou" in error_line(failed)
@@ -105,8 +60,11 @@ def test_evaluate_agrees_for_run_and_bundle_and_obeys_gates(chain: Path) -> None
     edgemtl("evaluate", "--max", "tasks.depth.abs=0", cwd=chain, code=3)
 
 
-def test_rates_and_keyframes_are_priced_in_time_and_in_accuracy(chain: Path) -> None:
-    words = ["--json", "--rates", "depth=1/2,normals=1/3", "--rates", "segmentation=1"]
+def test_rates_and_keyframes_are_priced_in_time_and_in_accuracy(
+    chain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "probe", run_probe)
+    words = ["--json", "--rates", "depth=1/2", "normals=1/3", "--rates", "segmentation=1"]
     quick = ["--duration", "0.01", "--warmup-ms", "1", "--repeats", "5", "--threads", "1"]
     bench = json.loads(edgemtl("bench", *words, "--keyframes", "every=4", *quick, cwd=chain).stdout)
     assert set(bench["video"]) == {"moving", "still"}
@@ -127,6 +85,19 @@ def test_train_with_twins_and_evaluate_against_them(tmp_path: Path) -> None:
     assert (report["subject"], report["baseline"]) == ("runs/tiny", "runs/tiny/twins")
     assert report["delta_m"] == report["delta_m_tasks"]["depth"]
     assert "Delta_m depth" in edgemtl("evaluate", "--baseline", "runs/tiny/twins", cwd=tmp_path).stdout
+
+
+def test_resume_names_what_does_not_go_with_it(chain: Path) -> None:
+    words = ["train", "--resume", "runs/tiny", "training.epochs=9", "--out", "x", "--dry-run"]
+    assert "found training.epochs=9, --out, --dry-run" in error_line(edgemtl(*words, cwd=chain, code=2))
+
+
+def test_the_folder_that_one_is_in_cannot_become_a_run(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(as_yaml())
+    (tmp_path / "empty").mkdir()
+    found = edgemtl("train", tmp_path / "tiny.yaml", "--out", ".", cwd=tmp_path / "empty", code=2)
+    assert "file or folder by its name" in error_line(found)
+    assert {path.name for path in tmp_path.rglob("*")} == {"tiny.yaml", "empty"}
 
 
 def test_run_writes_pictures_and_arrays(chain: Path) -> None:
@@ -152,10 +123,21 @@ def test_a_dry_run_shows_the_network_and_writes_nothing(chain: Path, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
+def test_export_on_a_board_is_for_its_own_jetpack(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = device_facts()
+    monkeypatch.setattr(
+        "edgemtl.bench.device.device_facts", lambda: msgspec.structs.replace(here, jetpack="6.2")
+    )
+    found = edgemtl("export", "--target", "jetson", "--layout", "merged", cwd=chain)
+    assert found.stdout.strip().endswith("jetson-6.2-fp32")
+    assert "one bundle for" not in found.stderr
+
+
 def test_export_for_a_board_says_what_it_suits_and_refuses_what_it_cannot_run(chain: Path) -> None:
     found = edgemtl("export", "--target", "jetson-orin-nano", "--layout", "merged", cwd=chain)
     assert found.stdout.strip() == "runs/tiny/bundles/jetson-orin-nano-fp32"
     assert "one bundle for JetPack 5.1, " in found.stderr
+    assert "--jetpack" in found.stderr
     assert json.loads(edgemtl("verify", "--json", cwd=chain).stdout)["passed"]
     before = sorted((chain / "runs" / "tiny" / "bundles").iterdir())
     for words, says in [
@@ -249,3 +231,13 @@ def test_the_version_is_printed(tmp_path: Path) -> None:
     from edgemtl import __version__
 
     assert edgemtl("--version", cwd=tmp_path).stdout.strip() == __version__
+
+
+def test_an_interrupted_verb_exits_with_130_and_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgemtl.runtime.verify.verify", interrupted)
+    assert "Traceback" not in edgemtl("verify", TINY, cwd=tmp_path, code=130).stderr

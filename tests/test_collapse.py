@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from edgemtl.backbones import ResNet, SegNet, chain
 from edgemtl.collapse import collapse, fold
 from edgemtl.core.errors import GateError
-from edgemtl.kernels import Factorized, Plain
+from edgemtl.kernels import DOConv, Factorized, Plain
 from edgemtl.model import MultitaskModel, parameters_of
 from tests.contracts.networks import SIZE, TASKS, images, network
 
@@ -23,7 +23,7 @@ BACKBONES = [
 @pytest.mark.parametrize("backbone", BACKBONES, ids=repr)
 def test_every_backbone_collapses_with_all_its_normalizations(backbone: SegNet | ResNet) -> None:
     torch.manual_seed(0)
-    model = MultitaskModel(backbone.stages(), TASKS, kernel=Factorized())
+    model = MultitaskModel(backbone.stages(), TASKS, kernel=DOConv())
     for _ in range(2):
         model(torch.rand(2, 3, 45, 37))
     collapsed = collapse(model, (45, 37))

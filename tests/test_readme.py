@@ -11,14 +11,19 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from edgemtl.cli import main
+import typer
+from typer.core import TyperGroup
+
+import edgemtl.data.base
+from edgemtl.cli import _words, app, main
 from edgemtl.recipe import load
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [body for found, body in fences if found == language]
 
 
 def commands() -> list[list[str]]:
@@ -52,11 +57,33 @@ def main_without_exit() -> None:
         assert not end.code
 
 
+def typed_in_bare_fences() -> list[str]:
+    """The lines that show what else there is: they need files that are not here."""
+    lines = [line for block in blocks("") for line in block.splitlines()]
+    return [line.partition("#")[0].strip() for line in lines if line.startswith("edgemtl ")]
+
+
+@pytest.mark.parametrize("line", typed_in_bare_fences())
+def test_every_command_is_one_that_typer_takes(line: str) -> None:
+    _, *words = shlex.split(line)
+    command, context = typer.main.get_command(app), None
+    words = _words(words)
+    while isinstance(command, TyperGroup):
+        context = command.make_context("edgemtl", words, parent=context)
+        _, command, words = command.resolve_command(context, words)
+    command.make_context(command.name, words, parent=context)
+
+
+def test_every_verb_with_a_subject_is_shown() -> None:
+    shown = {line.split()[1] for line in typed_in_bare_fences()} | {words[1] for words in commands()}
+    assert {command.callback.__name__ for command in app.registered_commands} - shown <= {"doctor"}
+
+
 def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    whole = [block for block in blocks("python") if "import" in block]
-    assert len(whole) == 1
-    exec(compile(whole[0], "README.md", "exec"), {})
+    whole, sketch = blocks("python")
+    exec(compile(sketch, "README.md", "exec"), {**vars(edgemtl.data), **vars(edgemtl.data.base)})
+    exec(compile(whole, "README.md", "exec"), {})
     assert Path("my_bundle/manifest.json").exists()
 
 

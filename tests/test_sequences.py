@@ -10,19 +10,14 @@ torch = pytest.importorskip("torch")
 
 from edgemtl import workflow
 from edgemtl.core.errors import BundleError, DataError, RecipeError
-from edgemtl.run import Run
 from edgemtl.runtime.video import Keyframes
-from tests.tiny import tiny
 
 FRAMES = 2 * 6  # of the videos in the tiny recipe
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = workflow.train(tiny("training.epochs=1"), tmp_path_factory.mktemp("sequences") / "run")
-    workflow.collapse(run, evaluate=False)
-    folder, _ = workflow.export(Run.open(run.path))
-    return folder
+def bundle(typed_chain: Path) -> Path:
+    return typed_chain / "runs/tiny/bundles/onnx-fp32"
 
 
 def test_at_full_rate_nothing_is_lost_and_nothing_is_old(bundle: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -15,27 +16,25 @@ import safetensors.torch
 from edgemtl import workflow
 from edgemtl.core.errors import DataError
 from edgemtl.core.report import EvalReport
-from edgemtl.data import Batch
 from edgemtl.kernels import Plain
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run, build_model
 from edgemtl.training.trainer import Trainer
 from edgemtl.twins import TWINS, open_twins, twin_of
-from tests.tiny import tiny
+from tests.tiny import tiny, two_tasks
+from tests.training.stopping import StopError, stop_at
 
 TASKS = ("segmentation", "depth")
 STEPS = 8  # of each of the three runs: two epochs of four
 
 
-def recipe(*overrides: str) -> Recipe:
-    # Without normals: so short a training leaves their within_11 at 0, which no relative gain has for a base.
-    tasks = ["tasks={segmentation: {classes: 13}, depth: {}}", "plan.forks={decoder1: each}"]
-    return tiny(*tasks, "training.epochs=2", "training.update=routed", *overrides)
+def routed() -> Recipe:
+    return two_tasks("training.update=routed")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return workflow.train(recipe(), tmp_path_factory.mktemp("twins") / "run", twins=True)
+    return workflow.train(routed(), tmp_path_factory.mktemp("twins") / "run", twins=True)
 
 
 @pytest.fixture
@@ -43,26 +42,6 @@ def copy(run: Run, tmp_path: Path) -> Path:
     """The run with its twins, to be damaged."""
     shutil.copytree(run.path, tmp_path / "copy")
     return tmp_path / "copy"
-
-
-class KilledError(Exception):
-    """Stands for whatever ends the process."""
-
-
-def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, *, save_every: int) -> None:
-    """Let the process end before the ``step``-th step that it makes, in whichever run that is."""
-    learn, made = Trainer._learn, 0
-
-    def learn_or_die(self: Trainer, batch: Batch) -> dict[str, float]:
-        nonlocal made
-        if self.step and self.step % save_every == 0:
-            self.save()
-        if made == step:
-            raise KilledError
-        made += 1
-        return learn(self, batch)
-
-    monkeypatch.setattr(Trainer, "_learn", learn_or_die)
 
 
 def weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -99,9 +78,9 @@ def test_killed_anywhere_and_resumed_the_run_and_its_twins_end_with_the_same_wei
 ) -> None:
     parts = tmp_path / "parts"
     monkeypatch.setattr(workflow, "illustrate", lambda _: None)  # takes longer than to train
-    with monkeypatch.context() as patch, pytest.raises(KilledError):
-        killed_at(step, patch, save_every=3)
-        workflow.train(recipe(), parts, twins=True)
+    with monkeypatch.context() as patch, pytest.raises(StopError):
+        stop_at(step, patch, save_every=3)
+        workflow.train(routed(), parts, twins=True)
     workflow.resume(parts, twins=True)
     torch.testing.assert_close(weights(parts), weights(run.path), rtol=0, atol=0)
     records = [[record["step"] for record in Run.open(path).metrics] for path in parts.glob("twins/*")]
@@ -189,8 +168,13 @@ def test_on_another_split_than_that_of_training_the_twins_are_evaluated_there(ru
     assert of_train.delta_m_metrics["depth"] != of_val.delta_m_metrics["depth"]
 
 
-def test_a_report_on_another_split_is_no_baseline(run: Run, tmp_path: Path) -> None:
-    path = tmp_path / "train.json"
-    path.write_bytes(msgspec.json.encode(workflow.evaluate(run.path, split="train")))
-    with pytest.raises(DataError, match="expected a baseline on scenes val, found one on scenes train"):
+@pytest.mark.parametrize(
+    ("name", "other"), [("data", "nyuv2"), ("split", "train"), ("images", 3), ("size", (32, 48))]
+)
+def test_a_report_on_other_images_is_no_baseline(run: Run, tmp_path: Path, name: str, other: object) -> None:
+    path = tmp_path / "other.json"
+    path.write_bytes(msgspec.json.encode(msgspec.structs.replace(run.summary, **{name: other})))
+    with pytest.raises(
+        DataError, match=rf"expected a baseline on the same {name}, .*found {re.escape(str(other))}"
+    ):
         workflow.evaluate(run.path, baseline=path)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,18 +15,20 @@ torch = pytest.importorskip("torch")
 from edgemtl import workflow
 from edgemtl.core.errors import DataError, RecipeError
 from edgemtl.core.report import EvalReport
+from edgemtl.export import Export
 from edgemtl.run import Run
 from edgemtl.runtime.verify import verify
+from edgemtl.runtime.video import Keyframes
+from edgemtl.tensors import read_tensors, write_tensors
 from tests.tiny import tiny
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(typed_chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Trained, collapsed, exported."""
-    run = workflow.train(tiny(), tmp_path_factory.mktemp("chain") / "run")
-    workflow.collapse(run)
-    workflow.export(run)
-    return run
+    return Run.open(
+        Path(shutil.copytree(typed_chain / "runs/tiny", tmp_path_factory.mktemp("workflow") / "run"))
+    )
 
 
 def test_a_run_holds_what_the_later_verbs_need(run: Run) -> None:
@@ -50,6 +54,14 @@ def test_the_saved_recipe_is_resolved(run: Run) -> None:
     assert len(Run.open(run.path).recipe.tasks["segmentation"].output.labels) == 13
 
 
+def test_the_samples_of_a_run_are_those_of_its_split(run: Run) -> None:
+    val = run.recipe.data.dataset("val")
+    samples = Run.open(run.path).samples
+    assert samples.ids == tuple(val[index].id for index in range(len(val)))
+    for index in range(len(val)):
+        assert torch.equal(samples[index].image, val[index].image)
+
+
 def test_metrics_of_checkpoint_collapsed_network_and_bundle_agree(run: Run) -> None:
     reports = [
         workflow.evaluate(run.path, network="checkpoint"),
@@ -64,11 +76,54 @@ def test_metrics_of_checkpoint_collapsed_network_and_bundle_agree(run: Run) -> N
     assert summary.tasks["depth"] == pytest.approx(reports[0].tasks["depth"])
 
 
+def test_weights_that_are_named_are_those_of_the_checkpoint(run: Run, tmp_path: Path) -> None:
+    assert workflow.evaluate(run.path, weights="last").network == "checkpoint"
+    with pytest.raises(DataError, match=r"weights.best\.safetensors"):
+        workflow.evaluate(run.path, weights="best")
+
+
+@pytest.mark.parametrize(
+    ("subject", "named"),
+    [
+        ("", {"network": "collapsed", "weights": "best"}),
+        ("bundles/onnx-fp32", {"weights": "best"}),
+        ("bundles/onnx-fp32", {"network": "collapsed"}),
+        ("bundles/onnx-fp32", {"baseline": Path("runs"), "rates": ["depth=1/2"]}),
+        ("bundles/onnx-fp32", {"baseline": Path("runs"), "keyframes": Keyframes()}),
+    ],
+)
+def test_what_would_not_be_used_is_refused(run: Run, subject: str, named: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=r"--(network|weights|baseline): expected nothing beside .* has"):
+        workflow.evaluate(run.path / subject, **named)
+
+
+def test_a_bundle_whose_batch_does_not_divide_the_split_is_evaluated(run: Run, tmp_path: Path) -> None:
+    folder, _ = workflow.export(run, run.path / "bundles" / "threes", Export(batch=(3, 3)))
+    try:
+        report = workflow.evaluate(folder)
+        assert report.tasks["depth"] == pytest.approx(workflow.evaluate(run.path).tasks["depth"], rel=1e-3)
+    finally:
+        shutil.rmtree(folder)
+
+
 def test_the_certificate_records_metrics_before_and_after(run: Run) -> None:
     scores = run.collapsed().certificate.scores
     for metrics in scores.values():
         for before, after in metrics.values():
             assert after == pytest.approx(before, rel=1e-3, abs=1e-3)
+
+
+def test_a_collapsed_network_of_other_weights_is_neither_evaluated_nor_exported(
+    run: Run, tmp_path: Path
+) -> None:
+    other = Run.open(Path(shutil.copytree(run.path, tmp_path / "run")))
+    last = other.path / "weights" / "last.safetensors"
+    write_tensors({name: value + 1e-3 for name, value in read_tensors(last).items()}, last)
+    for verb in (lambda: workflow.evaluate(other.path), lambda: workflow.export(other)):
+        with pytest.raises(DataError, match=r"trained on.*Run `edgemtl collapse .*run` again"):
+            verb()
+    workflow.collapse(other, evaluate=False)
+    assert workflow.evaluate(other.path).network == "collapsed"
 
 
 def test_the_bundle_verifies_and_carries_the_accuracy(run: Run) -> None:

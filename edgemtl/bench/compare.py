@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgemtl.bench.document import Document, figures, higher_is_better, leaves, read_report
+from edgemtl.bench.document import Document, figures, higher_is_better, read_report
 from edgemtl.core.errors import RecipeError
-from edgemtl.core.report import ComparedRow, Comparison
+from edgemtl.core.report import EVALUATED_ON, ComparedRow, Comparison
 
 # What must be equal, by kind of report. Runtime and precision may differ: they are what one compares.
 ALIKE = {
@@ -19,13 +19,15 @@ ALIKE = {
         "device.machine",
         "device.cpu",
         "device.cores",
+        "device.gpu",
         "device.board",
         "device.governor",
         "device.nvpmodel",
     ),
-    "evaluate": ("data", "split", "images"),
+    "evaluate": EVALUATED_ON,
     "verify": ("manifest_sha256", "samples"),
 }
+ALIKE_VIDEO = ("settings.rates", "settings.keyframes")  # besides, for what a video costs
 
 
 def compare(paths: Sequence[Path], *, force: bool = False) -> Comparison:
@@ -44,7 +46,9 @@ def compare(paths: Sequence[Path], *, force: bool = False) -> Comparison:
     first, names = documents[0], tuple(str(path) for path in paths)
     differences: dict[str, None] = {}  # an ordered set: two reports may differ from the first in the same way
     for name, document in zip(names[1:], documents[1:], strict=True):
-        differences |= dict.fromkeys(require_alike(names[0], first, name, document, force=force))
+        video = bool(first.get("video") and document.get("video"))
+        unlike = require_alike(names[0], first, name, document, video=video, force=force)
+        differences |= dict.fromkeys(unlike)
     columns = [figures(document) for document in documents]
     rows = []
     for path in dict.fromkeys(path for column in columns for path in column if _shown(path)):
@@ -55,9 +59,10 @@ def compare(paths: Sequence[Path], *, force: bool = False) -> Comparison:
 
 
 def require_alike(
-    name: str, document: Document, other_name: str, other: Document, *, force: bool = False
+    name: str, document: Document, other_name: str, other: Document, *, video: bool, force: bool = False
 ) -> tuple[str, ...]:
     """The settings or facts of the device in which two reports differ; none, unless ``force`` allows them.
+    ``video``: whether figures of a video are compared.
 
     Raises:
         RecipeError: the reports are of unlike kinds; or they differ, without ``force``.
@@ -66,12 +71,19 @@ def require_alike(
         raise _unlike(
             name, document["kind"], other_name, other["kind"], "kind", "Compare reports of one verb."
         )
-    here, there = dict(leaves(document)), dict(leaves(other))
-    paths = tuple(path for path in ALIKE[document["kind"]] if here.get(path) != there.get(path))
+    relevant = ALIKE[document["kind"]] + (ALIKE_VIDEO if video else ())
+    paths = tuple(path for path in relevant if _at(document, path) != _at(other, path))
     if paths and not force:
         fix = "Measure both alike, or compare them all the same with --force."
-        raise _unlike(name, here.get(paths[0]), other_name, there.get(paths[0]), paths[0], fix)
+        raise _unlike(name, _at(document, paths[0]), other_name, _at(other, paths[0]), paths[0], fix)
     return paths
+
+
+def _at(document: Document, path: str) -> object:
+    """The value at a dotted path, None where there is none."""
+    first, _, rest = path.partition(".")
+    found = document.get(first)
+    return _at(found, rest) if rest and isinstance(found, Mapping) else found
 
 
 def _unlike(name: str, here: object, other_name: str, there: object, path: str, fix: str) -> RecipeError:

@@ -17,8 +17,8 @@ Document = Mapping[str, Any]
 KINDS = ("bench", "evaluate", "verify")
 TIMES = {"latency_ms", "worst_latency_ms", "full_latency_ms", "load_ms", "first_inference_ms"}
 COSTS = {*TIMES, "memory_mib", "size_mib", "macs", "max_abs", "max_rel"}
-GAINS = {"throughput_images_per_s", "delta_m", "delta_m_tasks", "delta_m_metrics"}
-ON_DEVICE = {*TIMES, "memory_mib", "throughput_images_per_s"}  # mean nothing without device and settings
+GAINS = {"images_per_s", "delta_m", "delta_m_tasks", "delta_m_metrics"}
+ON_DEVICE = {*TIMES, "memory_mib", "images_per_s"}  # mean nothing without device and settings
 
 
 def as_document(report: BenchReport | EvalReport | VerifyReport) -> Document:

@@ -79,7 +79,8 @@ def _judge_regression(
             fix="Use --min or --max.",
         )
     if report["kind"] != "bench" or ON_DEVICE & set(gate.path.split(".")):
-        require_alike("the baseline", baseline, "the report", report, force=force)
+        video = gate.path.startswith("video.")
+        require_alike("the baseline", baseline, "the report", report, video=video, force=force)
     base = _look_up(gate, figures(baseline))
     if base is None:
         raise RecipeError(

@@ -84,7 +84,7 @@ def bench(folder: Path, settings: BenchSettings | None = None, *, root: Path = R
         priced[kind][name] = _price(request, manifest, latencies[kind, name])
     top = priced["layouts"][layout]
     first = manifest.layouts[layout][0]
-    runtime = sessions(folder / first.path, first, threads).runtime
+    session = sessions(folder / first.path, first, threads)
     return BenchReport(
         bundle=manifest.name,
         manifest_sha256=sha256(folder / MANIFEST),
@@ -96,14 +96,13 @@ def bench(folder: Path, settings: BenchSettings | None = None, *, root: Path = R
             "duration_s": settings.duration_s,
             "repeats": settings.repeats,
             "warmup_ms": settings.warmup_ms,
-            "arena": "one for all sessions",
-            "spinning": "off",
+            **session.settings,
             **({"rates": ",".join(settings.rates)} if settings.rates else {}),
             **({"keyframes": str(settings.keyframes)} if settings.keyframes else {}),
         },
-        device=msgspec.structs.replace(watch.device, runtime=runtime),
+        device=msgspec.structs.replace(watch.device, runtime=session.runtime),
         latency_ms=top.latency_ms,
-        throughput_images_per_s=top.throughput_images_per_s,
+        images_per_s=top.images_per_s,
         load_ms=top.load_ms,
         first_inference_ms=top.first_inference_ms,
         memory_mib=top.memory_mib,
@@ -149,7 +148,7 @@ def _price(request: Request, manifest: Manifest, latency_ms: Stats) -> Measure:
     files = request.way.files(manifest)
     return Measure(
         latency_ms=latency_ms,
-        throughput_images_per_s=1000 * request.batch / latency_ms.mean,
+        images_per_s=1000 * request.batch / latency_ms.mean,
         load_ms=found.load_ms,
         first_inference_ms=found.first_inference_ms,
         memory_mib=found.memory_mib,

@@ -3,7 +3,9 @@ and the verbs of the edge never load it."""
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -11,7 +13,7 @@ import typer
 from edgemtl import __version__
 from edgemtl.cli import desk, edge
 from edgemtl.cli.recipes import data_app, recipes_app
-from edgemtl.core.errors import EdgemtlError
+from edgemtl.core.errors import EdgemtlError, SetupError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,7 +43,10 @@ app.add_typer(data_app, name="data")
 @app.callback(invoke_without_command=True)
 def options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    # For help alone: it may stand behind a verb, too, so `main` itself looks for it.
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error. Also after a verb.")
+    ] = False,
 ) -> None:
     """Train, collapse, export, verify and measure multitask networks for edge devices."""
     if version:
@@ -52,9 +57,35 @@ def options(
 def main() -> None:
     """The entry point: errors that a user can mend are one line and an exit code."""
     try:
-        app()
-    except EdgemtlError as error:
+        app(_words(sys.argv[1:]))
+    except (EdgemtlError, ModuleNotFoundError) as error:
         if "--debug" in sys.argv:
             raise
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+        told = error if isinstance(error, EdgemtlError) else _missing(error)
+        typer.echo(f"error: {told}", err=True)
+        sys.exit(told.exit_code)
+
+
+def _words(given: Iterable[str]) -> list[str]:
+    """The command line as typer reads it: without --debug, which may stand anywhere, and with the rates that
+    were given apart, as in ``--rates depth=1/2 normals=1/3``, in one word."""
+    words: list[str] = []
+    for word in given:
+        if words[-2:-1] == ["--rates"] and re.fullmatch(r"[^/=]+=\d+(/\d+)?", word):
+            words[-1] += f",{word}"
+        elif word != "--debug":
+            words.append(word)
+    return words
+
+
+def _missing(error: ModuleNotFoundError) -> SetupError:
+    """Where only the edge is installed, the first import of a verb of the desk fails."""
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "edgemtl"):
+        raise error
+    return SetupError(
+        "packages of the desk",
+        expected=package,
+        found="none",
+        fix="Install them with `pip install 'edgemtl[desk]'`.",
+    )

@@ -1,4 +1,4 @@
-"""What several commands take, and how one refuses what does not go together."""
+"""What several commands take."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from edgemtl.core.errors import RecipeError
 
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A file, or the name of a recipe that ships.")
@@ -29,7 +27,7 @@ Maximum = Annotated[
 ]
 Rates = Annotated[
     list[str] | None,
-    typer.Option(metavar="TASK=N/M,...", help="Of a video, the share of the frames that compute a task."),
+    typer.Option(metavar="TASK=N/M ...", help="Of a video, the share of the frames that compute a task."),
 ]
 KeyframesText = Annotated[
     str | None,
@@ -39,9 +37,3 @@ KeyframesText = Annotated[
         help="Of a video, keep the trunk's features for so many frames, or until the picture has changed.",
     ),
 ]
-
-
-def refuse(condition: bool, where: str, expected: str) -> None:
-    """Stop with what was expected where the condition holds."""
-    if condition:
-        raise RecipeError(where, expected=expected, found="something else", fix="See --help.")

@@ -16,9 +16,9 @@ from edgemtl.cli.arguments import (
     Rates,
     ReportFile,
     RunPath,
-    refuse,
 )
 from edgemtl.cli.output import gate, show
+from edgemtl.core.errors import RecipeError
 from edgemtl.core.locate import find_recipe, newest
 
 
@@ -42,7 +42,14 @@ def train(
     from edgemtl.report.console import training_console
 
     if resume:
-        refuse(bool(overrides or out or devices or dry_run), "--resume", "a run alone: its recipe is in it")
+        options = {"--out": out, "--devices": devices, "--dry-run": dry_run}
+        if beside := [*(overrides or ()), *(name for name, value in options.items() if value)]:
+            raise RecipeError(
+                "--resume",
+                expected="a run alone: its recipe is in it",
+                found=", ".join(beside),
+                fix="Leave it out, or train anew.",
+            )
         run = workflow.resume(Path(recipe), twins=twins, watch=training_console)
     else:
         changes = [*(overrides or []), *([f"training.devices={devices}"] if devices else [])]
@@ -63,7 +70,9 @@ def evaluate(
     network: Annotated[
         str, typer.Option(help="checkpoint or collapsed, of a run. Default: the latter.")
     ] = "",
-    weights: Annotated[str, typer.Option(help="last or best, of a checkpoint.")] = "last",
+    weights: Annotated[
+        str, typer.Option(help="last or best: then the checkpoint is measured. Default: last.")
+    ] = "",
     split: Annotated[str, typer.Option(help="A split of the run's data.")] = "val",
     baseline: Annotated[
         Path | None, typer.Option(help="A run, twins or report to give Delta_m against. Default: the twins.")
@@ -116,7 +125,7 @@ def export(
         str, typer.Option(help="onnx (any runtime), desktop, jetson (all), jetson-orin-nano, -nx, ...")
     ] = "onnx",
     jetpack: Annotated[
-        str, typer.Option(metavar="VERSION", help="Such as 6.2. Default: suits all of the target.")
+        str, typer.Option(metavar="VERSION", help="Such as 6.2. Default: this board's for jetson, else all.")
     ] = "",
     precision: Annotated[str, typer.Option(help="fp32, fp16 or int8.")] = "fp32",
     layout: Annotated[str, typer.Option(help="merged, split, or both with a comma.")] = "merged,split",
@@ -148,9 +157,12 @@ def export(
 ) -> None:
     """Write a collapsed run as a bundle of ONNX files, with the scripts that the target's boards need."""
     from edgemtl import workflow
+    from edgemtl.bench.device import device_facts
     from edgemtl.export import parse_export
     from edgemtl.run import Run
 
+    if target == "jetson" and not jetpack:
+        jetpack = device_facts().jetpack or ""  # exported on the board itself
     spec = parse_export(
         target=target,
         jetpack=jetpack,
@@ -171,7 +183,8 @@ def export(
     folder, manifest = workflow.export(Run.open(run or newest("run")), out, spec)
     if spec.devices and not jetpack:
         platforms = ", ".join(dict.fromkeys(str(device.platform) for device in spec.devices))
-        typer.echo(f"one bundle for {platforms}: opset {spec.newest_opset}", err=True)
+        hint = "name yours with --jetpack to use all that it can"
+        typer.echo(f"one bundle for {platforms}: opset {spec.newest_opset}; {hint}", err=True)
     if manifest.lowered is not None:
         from rich.console import Console
 

@@ -33,10 +33,11 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Replay a bundle's golden samples through the runtime at hand."""
+    from edgemtl.bench.device import device_facts
     from edgemtl.runtime.verify import verify as replay
 
     folder = bundle or newest("bundle")
-    report = replay(folder, layout=layout, atol=atol, rtol=rtol, threads=threads)
+    report = replay(folder, layout=layout, atol=atol, rtol=rtol, threads=threads, device=device_facts())
     show(report, as_json=as_json, out=out)
     if not report.passed:
         failed = [
@@ -64,6 +65,9 @@ def bench(
     max_regress: Annotated[
         list[str] | None, typer.Option(metavar="PATH=X%", help="Fail if a figure is worse by more.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Count from a baseline of other settings or devices, too.")
+    ] = False,
     rates: Rates = None,
     keyframes: KeyframesText = None,
     minimum: Minimum = None,
@@ -71,7 +75,7 @@ def bench(
     out: ReportFile = None,
     as_json: Json = False,
 ) -> None:
-    """Measure latency, throughput, memory, load time and size of a bundle."""
+    """Measure latency, memory, load time and size of a bundle."""
     from edgemtl.bench.document import as_document, read_report
     from edgemtl.bench.gate import judge, parse_gates
     from edgemtl.bench.suite import BenchSettings
@@ -92,7 +96,7 @@ def bench(
     )
     report = measure(bundle or newest("bundle"), settings)
     show(report, as_json=as_json, out=out)
-    gate(judge(as_document(report), gates, baseline=base))
+    gate(judge(as_document(report), gates, baseline=base, force=force))
 
 
 def run(

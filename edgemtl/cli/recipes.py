@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
-from edgemtl.cli.arguments import Json, Overrides, RecipeName, refuse
+from edgemtl.cli.arguments import Json, Overrides, RecipeName
 from edgemtl.cli.output import show
+from edgemtl.core.errors import RecipeError
+from edgemtl.core.files import replacing
 from edgemtl.core.locate import find_recipe, recipes
 
 recipes_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="List, copy and check recipes.")
@@ -26,9 +28,14 @@ def recipes_ls() -> None:
 @recipes_app.command("cp")
 def recipes_cp(name: str, destination: Path) -> None:
     """Copy a recipe, to change it."""
-    target = destination / f"{name}.yaml" if destination.is_dir() else destination
-    refuse(target.exists(), str(target), "a file that does not exist")
-    shutil.copyfile(find_recipe(name), target)
+    source = find_recipe(name)
+    target = destination / source.name if destination.is_dir() else destination
+    if target.exists():
+        raise RecipeError(
+            target, expected="no such file yet", found="one", fix="Name another, or remove this one."
+        )
+    with replacing(target) as draft:
+        shutil.copyfile(source, draft)
     typer.echo(str(target))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from edgemtl.core.errors import BundleError
+from edgemtl.core.errors import BundleError, RecipeError
 from edgemtl.core.files import json_bytes
 from edgemtl.core.plan import SharingPlan
 from edgemtl.core.report import MetricInfo
@@ -108,7 +108,7 @@ class Golden(msgspec.Struct, frozen=True):
 
     The outputs come from the collapsed PyTorch network; in lower precision from ONNX Runtime without
     optimizations, which computes what the files say. A runtime agrees when every element satisfies
-    |found - expected| <= atol + rtol * |expected|.
+    |found - expected| <= atol + rtol * |expected|, with the task's own ``atol`` where it has one.
     """
 
     inputs: str
@@ -198,7 +198,7 @@ def read_manifest(folder: Path) -> Manifest:
                 fix="Export it again with this version of edgemtl, or install the version that wrote it.",
             )
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecipeError) as error:  # the last: of an impossible plan
         raise BundleError(
             path, expected="a manifest", found=str(error), fix="Copy the bundle again or export it again."
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from edgemtl.core.errors import SetupError
+from edgemtl.core.errors import RecipeError, SetupError
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
 
 
 def json_bytes(value: object) -> bytes:
@@ -26,12 +29,18 @@ def replacing(path: Path) -> Iterator[Path]:
     was.
 
     Raises:
+        RecipeError: ``path`` is the folder that one is in, which cannot be replaced from inside.
         SetupError: the disk is full, or the folder is not writable.
     """
+    if not path.name:
+        raise RecipeError(
+            path, expected="a file or folder by its name", found="none", fix="Name one, as in `./result`."
+        )
     # Always the same name, so that what a killed process left is taken over, not left behind.
     draft = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _recover(path)
         try:
             _remove(draft)
             yield draft
@@ -41,24 +50,48 @@ def replacing(path: Path) -> Iterator[Path]:
                 _sync(draft)
                 draft.replace(path)
         finally:
-            _remove(draft)
+            _recover(path)
+            with suppress(OSError):  # what replaced or stopped it counts, not what is left of it
+                _remove(draft)
     except OSError as error:
+        found = error.strerror or str(error)
         raise SetupError(
             path,
             expected="a place to write",
-            found=error.strerror or str(error),
+            found=f"{error.filename}: {found}" if error.filename else found,
             fix="Free disk space or permissions there, or choose another folder; nothing was overwritten.",
         ) from error
 
 
 def _exchange(draft: Path, path: Path) -> None:
-    # A folder replaces another in two steps: the old one stands aside, whole, until the new one is there.
-    aside = path.with_name(f".{path.name}.old")
-    if path.exists():
-        path.replace(aside)
-    draft.replace(path)
+    """Let a folder take the place of another, which is left in the draft's, or aside."""
+    if not path.exists():
+        draft.replace(path)
+    elif not _swap(draft, path):
+        path.replace(_aside(path))
+        draft.replace(path)
+
+
+def _swap(one: Path, other: Path) -> bool:
+    """Exchange two paths in one step, if the system can: a reader never finds nothing."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError, TypeError):  # neither Linux nor a new libc
+        return False
+    return not rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+
+
+def _aside(path: Path) -> Path:
+    """Where a folder stands, whole, between the two steps that replace it where they cannot be one."""
+    return path.with_name(f".{path.name}.old")
+
+
+def _recover(path: Path) -> None:
+    """After those steps, or one of them if something came between: the old one comes back, or goes."""
+    if not path.exists() and _aside(path).exists():
+        _aside(path).replace(path)
     with suppress(OSError):
-        _remove(aside)
+        _remove(_aside(path))
 
 
 def _sync(path: Path) -> None:

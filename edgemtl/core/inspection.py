@@ -34,6 +34,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     metrics of both networks on ``split``: {task: {metric: (trained, collapsed)}}. ``noise`` is how far the
     trained network is in fp32 from itself in fp64, relative as in ``Agreement``: no network can agree with it
     better than that. It is large where an output magnifies rounding, such as the direction of a short vector.
+    ``weights`` names the run's weights that were collapsed, and ``weights_sha256`` is their file's.
     """
 
     fp64: dict[str, Agreement]
@@ -45,6 +46,8 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     split: str = ""
     scores: dict[str, dict[str, tuple[float, float]]] = {}
     noise: dict[str, float] = {}
+    weights: str = ""
+    weights_sha256: str = ""
 
     @property
     def worst(self) -> dict[str, float]:

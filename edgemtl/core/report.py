@@ -45,13 +45,14 @@ class Stats(msgspec.Struct, frozen=True):
 class Measure(msgspec.Struct, frozen=True, kw_only=True):
     """What one way of running a bundle costs.
 
-    ``latency_ms`` is end to end for one batch, from the array that enters to the arrays that leave.
+    ``latency_ms`` is end to end for one batch, from the array that enters to the arrays that leave, and
+    ``images_per_s`` what follows from its mean, one batch after the other: no throughput of queued batches.
     ``memory_mib`` is the peak of a process of its own that loads and runs it, less the same process before
     it loads; None where the system does not tell.
     """
 
     latency_ms: Stats
-    throughput_images_per_s: float
+    images_per_s: float
     load_ms: float | None = None
     first_inference_ms: float | None = None
     memory_mib: float | None = None
@@ -90,7 +91,7 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, str | int | float]
     device: Device
     latency_ms: Stats
-    throughput_images_per_s: float
+    images_per_s: float
     load_ms: float | None
     first_inference_ms: float | None
     memory_mib: float | None
@@ -114,8 +115,13 @@ class VideoUse(msgspec.Struct, frozen=True, kw_only=True):
     calls: dict[str, float]
 
 
+# What must be equal before metrics are compared.
+EVALUATED_ON = ("data", "split", "images", "size")
+
+
 class EvalReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What `edgemtl evaluate` writes: metrics per task over a whole split.
+    """What `edgemtl evaluate` writes: metrics per task over a whole split of ``images`` of ``size`` (height,
+    width), None in a report that is older than this field.
 
     ``network`` says what was measured: ``checkpoint``, ``collapsed`` or ``bundle``. ``delta_m`` (percent, +
     is better than the baseline) is there when there was a baseline, overall, by task and by metric. With
@@ -129,6 +135,7 @@ class EvalReport(msgspec.Struct, frozen=True, kw_only=True):
     data: str
     split: str
     images: int
+    size: tuple[int, int] | None = None
     created: str
     tasks: dict[str, dict[str, float]]
     metrics: dict[str, tuple[MetricInfo, ...]]
@@ -140,7 +147,7 @@ class EvalReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deviation(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a task's output lies from its golden output.
+    """How far a task's output lies from its golden output, and its own ``atol``.
 
     ``max_abs`` is in the output's unit, ``max_rel`` is max_abs / max |expected|. ``sample``, ``channel`` and
     ``pixel`` (row, column) locate the element that exceeds its tolerance most, or comes closest to it.
@@ -154,10 +161,14 @@ class Deviation(msgspec.Struct, frozen=True, kw_only=True):
     pixel: tuple[int, int]
     expected: float
     found: float
+    atol: float
 
 
 class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What `edgemtl verify` writes: for each layout and task, the deviation from the golden outputs."""
+    """What `edgemtl verify` writes: for each layout and task, the deviation from the golden outputs.
+
+    ``atol`` is the bundle's, for the tasks that have none of their own. ``device`` is where it was verified.
+    """
 
     kind: str = "verify"
     format: int = FORMAT
@@ -170,6 +181,7 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     rtol: float
     layouts: dict[str, dict[str, Deviation]]
     passed: bool
+    device: Device | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -216,7 +228,7 @@ def gains(
     **Positive is better**, whichever way the metric counts.
 
     Raises:
-        DataError: the baseline lacks a task or a metric, or is 0 there.
+        DataError: one of them lacks a task or a metric, or the baseline is 0 there.
     """
     found: dict[str, dict[str, float]] = {}
     for task, infos in metrics.items():
@@ -231,8 +243,16 @@ def gains(
                     found="0 or nothing",
                     fix="Name a baseline that was evaluated on the same tasks.",
                 )
+            value = scores.get(task, {}).get(info.name)
+            if value is None:
+                raise DataError(
+                    f"{task}.{info.name}",
+                    expected="a value",
+                    found="none: no valid pixel defines it",
+                    fix="Evaluate on a split with labels of this task.",
+                )
             sign = 1.0 if info.higher_is_better else -1.0
-            found.setdefault(task, {})[info.name] = 100 * sign * (scores[task][info.name] - base) / base
+            found.setdefault(task, {})[info.name] = 100 * sign * (value - base) / base
     return found
 
 

@@ -28,6 +28,14 @@ class Dataset(ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
 
+    def preload(self) -> None:
+        """Read now what stays in memory, so that processes that fork later share it; by default nothing does.
+
+        Raises:
+            DataError: a sample cannot be read.
+        """
+        return
+
 
 class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
     """The base of every dataset's spec; a member lives in a file of its own and joins ``DataSpec``.

@@ -19,7 +19,6 @@ from edgemtl.data.base import Dataset
 from edgemtl.data.sample import Batch, Sample
 
 Key = tuple[int, int]  # (epoch, index)
-UNCHANGED = Augment(flip=False, scales=(1.0,))
 
 
 def train_batches(
@@ -53,9 +52,7 @@ def train_batches(
     return _read(_Reader(dataset, augment, seed), mine, workers)
 
 
-def eval_batches(
-    dataset: Dataset, *, batch: int, rank: int = 0, world: int = 1, workers: int = 0
-) -> Iterator[Batch]:
+def eval_batches(dataset: Dataset, *, batch: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
     """This process's part of the split: every sample once over the processes, unchanged, none twice.
 
     Raises:
@@ -65,7 +62,7 @@ def eval_batches(
     share = _share(batch, world)
     mine = range(rank, len(dataset), world)
     schedule = ([(0, index) for index in mine[at : at + share]] for at in range(0, len(mine), share))
-    return _read(_Reader(dataset, UNCHANGED, seed=0), schedule, workers)
+    return _read(_Reader(dataset, None, seed=0), schedule, workers=0)
 
 
 def steps_per_epoch(dataset: Dataset, batch: int) -> int:
@@ -107,12 +104,12 @@ def _schedule(
 
 
 class _Reader(data.Dataset[Batch | DataError]):
-    """Reads, augments and stacks the samples of a batch; the part of the work that a worker does.
+    """Reads, varies (unless ``augment`` is None) and stacks the samples of a batch: what a worker does.
 
     It returns an error instead of raising it: torch would make a RuntimeError with a traceback from it.
     """
 
-    def __init__(self, dataset: Dataset, augment: Augment, seed: int) -> None:
+    def __init__(self, dataset: Dataset, augment: Augment | None, seed: int) -> None:
         self._dataset, self._augment, self._seed = dataset, augment, seed
 
     def __getitem__(self, keys: Sequence[Key]) -> Batch | DataError:
@@ -122,8 +119,10 @@ class _Reader(data.Dataset[Batch | DataError]):
             return error
 
     def _sample(self, epoch: int, index: int) -> Sample:
-        rng = np.random.default_rng((self._seed, epoch, index))
-        return self._augment(self._dataset[index], self._dataset.labels, rng)
+        sample = self._dataset[index]
+        if self._augment is None:
+            return sample
+        return self._augment(sample, self._dataset.labels, np.random.default_rng((self._seed, epoch, index)))
 
 
 def _read(reader: _Reader, schedule: Iterable[list[Key]], workers: int) -> Iterator[Batch]:

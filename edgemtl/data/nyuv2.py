@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgemtl.core.errors import DataError, nearest
-from edgemtl.data.base import Batch, Data, Dataset, LabelInfo, Sample
+from edgemtl.data.base import Data, Dataset, LabelInfo, Sample
 
 CLASSES = (
     "bed",
@@ -46,8 +46,8 @@ class NYUv2(Data, frozen=True, kw_only=True, tag="nyuv2"):
     """795 images to train on and 654 for validation, of rooms, with 13 classes, depth and normals.
 
     ``size`` (height, width) resizes them as they are read. ``holdout`` takes so many images, spread evenly,
-    out of the training set and makes a split of its own from them. ``cache`` keeps a split in memory if it
-    takes less than 1 GiB there.
+    out of the training set and makes a split of its own from them. ``cache`` keeps what was read of a split
+    in memory if all of it takes less than 1 GiB there.
     """
 
     root: str
@@ -61,7 +61,7 @@ class NYUv2(Data, frozen=True, kw_only=True, tag="nyuv2"):
         return ("train", "val", "holdout") if self.holdout else ("train", "val")
 
     def dataset(self, split: str) -> NYUv2Split:
-        """Open a split. One that fits into memory is read and checked in full."""
+        """Open a split: its first sample is read, the others when they are asked for."""
         if split not in self.splits:
             raise DataError(
                 "$.data", expected="a split of nyuv2", found=f"`{split}`", fix=nearest(split, self.splits)
@@ -98,16 +98,23 @@ class NYUv2Split(Dataset):
         }
         first = self._read(names[0])
         mib = sum(t.nbytes for t in (first.image, *first.labels.values())) * len(names) / 2**20
-        # One tensor for all, read before workers fork, so that they share it.
-        self._cached = (
-            Batch.of([self._read(name) for name in names]) if cache and mib < CACHE_LIMIT_MIB else None
-        )
+        self._cache = _Cache(first, len(names)) if cache and mib < CACHE_LIMIT_MIB else None
 
     def __len__(self) -> int:
         return len(self._names)
 
     def __getitem__(self, index: int) -> Sample:
-        return self._read(self._names[index]) if self._cached is None else self._cached[index]
+        if self._cache is None:
+            return self._read(self._names[index])
+        if not self._cache.known[index]:
+            self._cache.keep(index, self._read(self._names[index]))
+        return self._cache[index]
+
+    def preload(self) -> None:
+        """Read and check all samples, if they stay in memory."""
+        if self._cache is not None:
+            for index in range(len(self)):
+                self[index]
 
     def _read(self, name: str) -> Sample:
         image, label, depth, normal = (self._folder / kind / f"{name}.npy" for kind in FOLDERS)
@@ -122,6 +129,27 @@ class NYUv2Split(Dataset):
             },
         )
         return sample if self.size == self._stored_size else sample.resized(self.size)
+
+
+class _Cache:
+    """Samples like the first, in one tensor for all: memory that few handles share between processes."""
+
+    def __init__(self, first: Sample, images: int) -> None:
+        self.known = np.zeros(images, dtype=bool)
+        self._ids = [""] * images
+        self._image = first.image.new_empty(images, *first.image.shape)
+        self._labels = {name: label.new_empty(images, *label.shape) for name, label in first.labels.items()}
+
+    def __getitem__(self, index: int) -> Sample:
+        """A sample that is known, as a view."""
+        labels = {name: label[index] for name, label in self._labels.items()}
+        return Sample(self._ids[index], self._image[index], labels)
+
+    def keep(self, index: int, sample: Sample) -> None:
+        self._ids[index], self._image[index] = sample.id, sample.image
+        for name, label in sample.labels.items():
+            self._labels[name][index] = label
+        self.known[index] = True
 
 
 def _names(folder: Path) -> list[str]:

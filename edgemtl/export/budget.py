@@ -77,7 +77,9 @@ def used(limits: Iterable[Limit], metrics: Metrics, before: Scores, after: Score
         base, found = before[limit.task][limit.metric], after[limit.task][limit.metric]
         worse = base - found if info.higher_is_better else found - base
         in_unit = limit.amount / 100 if info.unit == "1" else limit.amount
-        share = worse / (abs(base) * limit.amount / 100 if limit.percent else in_unit)
+        allowed = abs(base) * limit.amount / 100 if limit.percent else in_unit
+        # A percentage of 0 allows nothing, and a metric that gets no worse needs nothing.
+        share = worse / allowed if allowed else 0.0 if worse <= 0 else math.inf
         shares.append(share if math.isfinite(share) else math.inf)
     return max(shares)
 

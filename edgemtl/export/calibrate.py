@@ -19,6 +19,7 @@ from onnxruntime.capi.onnxruntime_inference_collection import InferenceSession
 from edgemtl.core.errors import GateError
 from edgemtl.export.graph import Array, copied, writers
 from edgemtl.export.int8 import Range, origin
+from edgemtl.runtime.batches import in_batches
 
 Method = Literal["minmax", "entropy", "percentile"]
 Images = NDArray[np.float32]
@@ -69,11 +70,9 @@ def digest(images: Images) -> str:
 Observe = Callable[[], Iterator[dict[str, Array]]]
 
 
-def in_batches(images: Images, model: ModelProto) -> Iterator[Images]:
-    """The images in batches that a model takes; a static batch that they do not fill repeats the last one."""
-    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
-    rows = np.minimum(np.arange(-(-len(images) // batch) * batch), len(images) - 1)
-    return (images[rows[at : at + batch]] for at in range(0, len(rows), batch))
+def batch_of(model: ModelProto) -> int:
+    """The smallest batch that a model takes."""
+    return model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
 
 
 def percentile_bins(histogram: Array) -> int:
@@ -116,26 +115,24 @@ def _observed(joined: ModelProto, names: list[str], images: Images) -> Observe:
         model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     session = InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
-    def observe() -> Iterator[dict[str, Array]]:
-        for batch in in_batches(images, model):
-            found = (np.asarray(value) for value in session.run(written, {image: batch}))
-            yield {image: batch, **dict(zip(written, found, strict=True))}
+    def run(batch: Array) -> dict[str, Array]:
+        found = (np.asarray(value) for value in session.run(written, {image: batch}))
+        return {image: batch, **dict(zip(written, found, strict=True))}
 
-    return observe
+    return lambda: in_batches(run, images, batch_of(model))
 
 
 def _ends_and_means(observe: Observe) -> tuple[dict[str, Range], dict[str, Array]]:
     ends: dict[str, Range] = {}
     sums: dict[str, Array] = {}
-    batches = 0
+    images = 0
     for tensors in observe():
-        batches += 1
+        images += len(next(iter(tensors.values())))
         for name, value in tensors.items():
             low, high = ends.get(name, (np.inf, -np.inf))
             ends[name] = min(low, float(value.min())), max(high, float(value.max()))
-            sums[name] = sums.get(name, np.float64(0)) + value.mean(
-                axis=(0, *range(2, value.ndim)), dtype=np.float64
-            )
+            means = value.mean(axis=tuple(range(2, value.ndim)), dtype=np.float64)
+            sums[name] = sums.get(name, np.float64(0)) + means.sum(axis=0)
     for name, pair in ends.items():
         if not np.isfinite(pair).all():
             raise GateError(
@@ -144,7 +141,7 @@ def _ends_and_means(observe: Observe) -> tuple[dict[str, Range], dict[str, Array
                 found=f"{pair[0]} to {pair[1]}",
                 fix="The trained network overflows on real images: train again.",
             )
-    return ends, {name: total / batches for name, total in sums.items()}
+    return ends, {name: total / images for name, total in sums.items()}
 
 
 def _histograms(observe: Observe, ends: Mapping[str, Range]) -> dict[str, Array]:

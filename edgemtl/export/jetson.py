@@ -11,8 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from string import Template
 
+import onnx
+
 from edgemtl.core.bundle import Manifest, ModelFile
 from edgemtl.export.targets import BOARDS, Device
+from edgemtl.export.weak import weak_words
 
 SCRIPTS = Path(__file__).parent / "device"
 COPIED = ("build.sh", "network.py", "verify.py", "bench.py")
@@ -24,20 +27,23 @@ def write_device_files(folder: Path, manifest: Manifest, devices: Sequence[Devic
     for name in COPIED:
         shutil.copyfile(SCRIPTS / name, folder / name)
     (folder / "build.sh").chmod(0o755)
-    (folder / DEVICE).write_text("".join(f"{line}\n" for line in _settings(manifest, devices, dla)))
+    (folder / DEVICE).write_text("".join(f"{line}\n" for line in _settings(folder, manifest, devices, dla)))
     template = Template((SCRIPTS / README).read_text())
     (folder / README).write_text(template.substitute(_words(manifest, devices)))
 
 
-def _settings(manifest: Manifest, devices: Sequence[Device], dla: bool) -> Iterator[str]:
+def _settings(folder: Path, manifest: Manifest, devices: Sequence[Device], dla: bool) -> Iterator[str]:
     yield f"target {manifest.target}"
     yield f"precision {manifest.precision}"
     yield f"dla {'yes' if dla else 'no'}"
+    yield f"batch {manifest.input.batch[0]} {manifest.input.batch[1]}"
     for version in dict.fromkeys(device.platform.tensorrt for device in devices):
         yield f"tensorrt {version}"
     for layout, files in manifest.layouts.items():
         for file in files:
             yield " ".join(["model", layout, file.name, file.path, *_shapes(file, manifest.input.batch)])
+            if words := weak_words(onnx.load(folder / file.path)):
+                yield " ".join(["weak", file.name, *words])
 
 
 def _shapes(file: ModelFile, batch: tuple[int, int]) -> list[str]:
@@ -67,8 +73,6 @@ def _words(manifest: Manifest, devices: Sequence[Device]) -> dict[str, object]:
         "batch": smallest if smallest == largest else f"{smallest}..{largest}",
         "height": manifest.input.height,
         "width": manifest.input.width,
-        "atol": f"{manifest.golden.atol:.3g}",
-        "rtol": f"{manifest.golden.rtol:.3g}",
         "devices": "\n".join(
             f"| {board}{f', {row}' if row.jetpack else ''} | {', '.join(row.l4t) or 'none'}"
             f" | {row.tensorrt}{'' if row.confirmed else '?'}, {row.typing}ly typed"

@@ -78,7 +78,7 @@ def write_models(
         model: a collapsed network in eval mode.
         size: (height, width) of the image.
         batch: (smallest, largest); a free axis if they differ.
-        opset: of ONNX; 18 or newer.
+        opset: of ONNX; below 18 only if the network can be converted down from there.
     """
     return {
         layout: tuple(_write(cut, folder, tensors, batch, opset) for cut in cuts(model, layout, size))

@@ -21,12 +21,13 @@ from edgemtl.core.bundle import Lowered, ModelFile
 from edgemtl.core.errors import GateError, RecipeError, nearest
 from edgemtl.core.report import Scores
 from edgemtl.export.budget import Limit, Metrics, check_budget, choose
-from edgemtl.export.calibrate import Calibration, Images, Method, calibrate, digest, in_batches
+from edgemtl.export.calibrate import Calibration, Images, Method, batch_of, calibrate, digest
 from edgemtl.export.equalize import correct_bias, equalize
 from edgemtl.export.fp16 import halve
 from edgemtl.export.graph import Array, extract, join
 from edgemtl.export.int8 import Activations, quantize, quantized_tensors
 from edgemtl.export.targets import Precision
+from edgemtl.runtime.batches import in_batches, together
 
 WRITTEN: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 # A device as far from fp32 as the golden outputs, only the other way, is as good as they are.
@@ -97,9 +98,10 @@ def check_lowering(
     """
     check_budget(spec.budget, metrics)
     if "int8" in _kept(parts, tuple(metrics), precision, spec).values() and material.images is None:
-        raise _lacks("int8", "images to calibrate on")
+        raise _lacks("int8", "images to calibrate on", "Pass `material` with `images`.")
     if spec.budget and material.measure is None:
-        raise _lacks("--budget", "a network that was measured when it was collapsed")
+        fix = "Collapse with --evaluate, or pass `material` with `measure`."
+        raise _lacks("--budget", "a network that was measured when it was collapsed", fix)
 
 
 def lower(
@@ -241,10 +243,8 @@ def _kept(
     return chosen
 
 
-def _lacks(where: str, expected: str) -> RecipeError:
-    return RecipeError(
-        where, expected=expected, found="none", fix="Collapse with --evaluate, or pass `material`."
-    )
+def _lacks(where: str, expected: str, fix: str) -> RecipeError:
+    return RecipeError(where, expected=expected, found="none", fix=fix)
 
 
 def _predictor(model: ModelProto, *, optimize: bool = True) -> Predict:
@@ -256,12 +256,10 @@ def _predictor(model: ModelProto, *, optimize: bool = True) -> Predict:
     (image,) = (tensor.name for tensor in session.get_inputs())
     names = [tensor.name for tensor in session.get_outputs()]
 
-    def predict(images: Images) -> dict[str, Array]:
-        runs = [session.run(names, {image: batch}) for batch in in_batches(images, model)]
-        columns = (np.concatenate(column)[: len(images)] for column in zip(*runs, strict=True))
-        return dict(zip(names, columns, strict=True))
+    def run(batch: Array) -> dict[str, Array]:
+        return dict(zip(names, map(np.asarray, session.run(names, {image: batch})), strict=True))
 
-    return predict
+    return lambda images: together(in_batches(run, images, batch_of(model)))
 
 
 def _predict_all(model: ModelProto, images: Images) -> Mapping[str, Array]:

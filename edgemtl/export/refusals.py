@@ -1,11 +1,22 @@
-"""What a target refuses, with what would work instead."""
+"""What is refused before anything is exported, with what would work instead."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from edgemtl.core.errors import RecipeError
-from edgemtl.export.targets import BOARDS, PLATFORMS, Device, Platform, Precision
+from edgemtl.export.precision import Lowering
+from edgemtl.export.targets import BOARDS, PLATFORMS, Device, Platform, Precision, version_tuple
+
+# Which precisions use a field of Lowering, and the option that sets it.
+_USED_BY: dict[str, tuple[str, tuple[Precision, ...]]] = {
+    "keep": ("--keep", ("fp16", "int8")),
+    "budget": ("--budget", ("fp16", "int8")),
+    "calibration": ("--calibration", ("int8",)),
+    "images": ("--calibration-images", ("int8",)),
+    "equalize": ("--no-equalize", ("int8",)),
+    "correct_bias": ("--no-correct-bias", ("int8",)),
+}
 
 
 def check_opset(fleet: Iterable[Device], opset: int) -> None:
@@ -43,6 +54,19 @@ def check_precision(fleet: Iterable[Device], precision: Precision) -> None:
             )
 
 
+def check_used(precision: Precision, spec: Lowering) -> None:
+    """Raises RecipeError: the spec says how to do what this precision does not need."""
+    plain = Lowering()
+    for field, (option, precisions) in _USED_BY.items():
+        if precision not in precisions and getattr(spec, field) != getattr(plain, field):
+            raise RecipeError(
+                option,
+                expected=f"--precision {' or '.join(precisions)} beside it",
+                found=f"`{precision}`",
+                fix=f"Add --precision {precisions[-1]}, or leave {option} out.",
+            )
+
+
 def check_dla(fleet: tuple[Device, ...], precision: Precision, batch: tuple[int, int]) -> None:
     """Raises RecipeError: a device has no DLA that its TensorRT can use, or the DLA takes no such network."""
     having = {board: [row.jetpack for row in PLATFORMS if board in row.dla] for board in BOARDS}
@@ -60,17 +84,25 @@ def check_dla(fleet: tuple[Device, ...], precision: Precision, batch: tuple[int,
             )
             + ".",
         )
-    if precision == "fp32":
-        raise RecipeError(
-            "--dla",
-            expected="fp16 or int8, all that a DLA computes",
-            found=precision,
-            fix="Add --precision fp16.",
-        )
+    for device in fleet:
+        computes = _dla_precisions(device.platform)
+        if precision not in computes:
+            raise RecipeError(
+                "--dla",
+                expected=f"{' or '.join(computes)}, all that the DLA of {device} computes",
+                found=f"`{precision}`",
+                fix="Add --precision fp16.",
+            )
     if batch[0] != batch[1]:
         raise RecipeError(
             "--dla", expected="a static batch", found=f"--batch {batch[0]},{batch[1]}", fix="Give one number."
         )
+
+
+def _dla_precisions(platform: Platform) -> tuple[Precision, ...]:
+    """Up to TensorRT 10 a DLA takes int8 scales from a calibration cache alone and refuses Q/DQ nodes
+    (NVIDIA/TensorRT#2222, cuDLA-samples#19, Model-Optimizer#1661); 11 has no such caches any more."""
+    return ("fp16", "int8") if version_tuple(platform.tensorrt) >= (11,) else ("fp16",)
 
 
 def or_jetpack(advice: str, board: str, rows: Iterable[Platform]) -> str:

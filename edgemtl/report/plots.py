@@ -31,7 +31,12 @@ def plot_curves(records: list[dict[str, Any]], path: Path) -> None:
         row[0].set_title(f"{task}: loss", fontsize=9)
         row[0].legend(fontsize=7)
         for axis, name in zip(row[1:], names, strict=False):
-            axis.plot(epochs, [r["validation"][task][name] for r in evaluated], ".-", color="tab:orange")
+            axis.plot(
+                epochs,
+                [r["validation"][task].get(name, math.nan) for r in evaluated],
+                ".-",
+                color="tab:orange",
+            )
             axis.set_title(f"{task}: {name}", fontsize=9)
         for axis in row[1 + len(names) :]:
             axis.set_axis_off()

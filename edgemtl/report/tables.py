@@ -36,7 +36,7 @@ def bench_table(report: BenchReport) -> Table:
         for name, measure in measures.items():
             table.add_row(Name(name), *_measure_cells(measure))
     table.caption = Text(
-        f"{number(report.throughput_images_per_s)} images/s, load {number(report.load_ms)} ms, "
+        f"{number(report.images_per_s)} images/s, load {number(report.load_ms)} ms, "
         f"first inference {number(report.first_inference_ms)} ms"
     )
     for name, video in report.video.items():
@@ -51,13 +51,14 @@ def bench_table(report: BenchReport) -> Table:
 def verify_table(report: VerifyReport) -> Table:
     """Each layout and task: the error against the golden outputs and where it is worst."""
     title = f"{report.bundle} on {report.runtime}: atol {report.atol:.3g}, rtol {report.rtol:.3g}"
-    table = new_table(title, "", "max abs", "max rel", "worst at", "")
+    table = new_table(title, "", "max abs", "atol", "max rel", "worst at", "")
     for layout, tasks in report.layouts.items():
         for task, deviation in tasks.items():
             row, column = deviation.pixel
             table.add_row(
                 Name(f"{layout} {task}"),
                 f"{deviation.max_abs:.1e}",
+                f"{deviation.atol:.1e}",
                 f"{deviation.max_rel:.1e}",
                 f"#{deviation.sample} {row},{column}",
                 _outcome(deviation.passed),

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgemtl.core.bundle import Lowered, Manifest
+from edgemtl.core.bundle import Manifest
 from edgemtl.core.diagnosis import Diagnosis
 from edgemtl.core.inspection import Certificate, DataCheck, Inspection, Part
 from edgemtl.core.report import BenchReport, Comparison, EvalReport, VerifyReport
@@ -89,7 +89,8 @@ def certificate_view(certificate: Certificate) -> RenderableType:
 @view.register
 def manifest_view(manifest: Manifest) -> RenderableType:
     """Of a bundle below fp32: the precision of its parts, and what that cost in accuracy."""
-    lowered = manifest.lowered or Lowered(parts={})
+    lowered = manifest.lowered
+    assert lowered is not None, "fp32 has nothing of this to show"
     table = new_table(
         f"{manifest.name} in {manifest.precision}", "", "precision", "share of the budget alone"
     )

@@ -6,6 +6,7 @@ An engine is built where it runs. Only TensorRT-RTX can also parse and build wit
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from functools import cache, cached_property
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,7 +22,8 @@ _SHOWN = 3  # of its errors: more would bury what helps
 
 
 class TensorRt:
-    """The TensorRT that is installed. ``name`` is its package and version.
+    """The TensorRT that is installed. ``name`` is its package and version, ``release`` with the first three
+    numbers alone, as trtexec knows them.
 
     All since 8.5 run an engine by the names of its tensors. They differ in how a network gets its precisions:
     from flags up to 9, from the types in the model file since 10.
@@ -30,6 +32,7 @@ class TensorRt:
     def __init__(self, module: ModuleType) -> None:
         self.module = module
         self.name = f"{module.__name__} {module.__version__}"
+        self.release = f"{module.__name__} {'.'.join(module.__version__.split('.')[:3])}"
         self._errors: deque[str] = deque(maxlen=_SHOWN)
         self.log = _log(module, self._errors)
 
@@ -39,16 +42,21 @@ class TensorRt:
         known = [flags[name] for name in ("STRONGLY_TYPED", "EXPLICIT_BATCH") if name in flags]
         return builder.create_network(1 << int(known[0]) if known else 0)
 
-    def allow(self, config: Any, types: set[str]) -> None:
+    def allow(self, config: Any, layers: list[Any]) -> None:
         """Let the builder use the types of the model file, where it must be told, and no TF32.
 
         TF32 keeps 10 bits of the mantissa: what is exported as fp32 would leave its tolerances.
         """
         flags = self.module.BuilderFlag.__members__
         config.clear_flag(flags["TF32"])
-        if "STRONGLY_TYPED" not in self.module.NetworkDefinitionCreationFlag.__members__:
-            for name in {"FP16" if kind == "HALF" else kind for kind in types} & flags.keys():
-                config.set_flag(flags[name])
+        if "STRONGLY_TYPED" in self.module.NetworkDefinitionCreationFlag.__members__:
+            return
+        types = types_of(layers)
+        for name in {"FP16" if kind == "HALF" else kind for kind in types} & flags.keys():
+            config.set_flag(flags[name])
+        if "HALF" in types:  # a flag allows its type everywhere, also where the file says fp32
+            hold_types(layers)
+            config.set_flag(flags["OBEY_PRECISION_CONSTRAINTS"])
 
     def load(self, engine: bytes) -> Any:
         """An engine, ready to run; None if this GPU or version cannot load it."""
@@ -94,9 +102,9 @@ class Build:
                 fix="Run it with EDGEMTL_RUNTIME=ort, or export it without that operator.",
             )
         self.config = self._builder.create_builder_config()
-        types = self._types()
-        self.precision = "+".join(sorted(PRECISIONS[kind] for kind in types & PRECISIONS.keys()))
-        tensorrt.allow(self.config, types)
+        layers = [self._network.get_layer(number) for number in range(self._network.num_layers)]
+        self.precision = "+".join(sorted(PRECISIONS[kind] for kind in types_of(layers) & PRECISIONS.keys()))
+        tensorrt.allow(self.config, layers)
         self._add_profile(batch)
 
     def serialize(self, workspace_bytes: int) -> bytes:
@@ -116,12 +124,6 @@ class Build:
             )
         return bytes(engine)
 
-    def _types(self) -> set[str]:
-        layers = [self._network.get_layer(number) for number in range(self._network.num_layers)]
-        return {
-            layer.get_output(number).dtype.name for layer in layers for number in range(layer.num_outputs)
-        }
-
     def _add_profile(self, batch: tuple[int, int]) -> None:
         inputs = [self._network.get_input(number) for number in range(self._network.num_inputs)]
         free = [tensor for tensor in inputs if tensor.shape[0] == -1]
@@ -132,6 +134,31 @@ class Build:
             smallest, largest = ((size, *tensor.shape[1:]) for size in batch)
             profile.set_shape(tensor.name, smallest, smallest, largest)
         self.config.add_optimization_profile(profile)
+
+
+def types_of(layers: Iterable[Any]) -> set[str]:
+    """The names of the types that layers write."""
+    return {layer.get_output(number).dtype.name for layer in layers for number in range(layer.num_outputs)}
+
+
+def hold_types(layers: Iterable[Any]) -> None:
+    """Let each layer compute in the floating-point type that it writes, as ``weak_words`` of the desk does.
+
+    What runs in int8 lies between a layer that dequantizes and one that quantizes: it is left alone.
+    """
+    layers = list(layers)
+    pairs = [layer for layer in layers if layer.type.name in ("QUANTIZE", "DEQUANTIZE")]
+    integers = {name for layer in pairs for name in _tensors(layer)}
+    for layer in layers:
+        kind = layer.get_output(0).dtype
+        if kind.name in ("FLOAT", "HALF") and integers.isdisjoint(_tensors(layer)):
+            layer.precision = kind
+
+
+def _tensors(layer: Any) -> set[str]:
+    read = (layer.get_input(number) for number in range(layer.num_inputs))
+    written = (layer.get_output(number) for number in range(layer.num_outputs))
+    return {tensor.name for tensor in (*read, *written) if tensor is not None}  # an input may be left out
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The CUDA driver through ctypes: memory, a stream, its timing and its graphs; all that an engine needs.
+"""The CUDA driver through ctypes: memory, a stream and its graphs; all that an engine needs.
 
 ``libcuda.so.1`` comes with the driver of every GPU, on a Jetson and in its containers, with one name and one
 ABI. cuda-python would have to be installed, and libcudart is named otherwise in every version of CUDA. The
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
 from functools import partial
+from pathlib import Path
 from typing import Any
 from weakref import finalize
 
@@ -35,17 +36,14 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuStreamDestroy_v2": (_HANDLE,),
     "cuStreamBeginCapture_v2": (_HANDLE, c_int),
     "cuStreamEndCapture": (_HANDLE, _NEW),
-    "cuEventCreate": (_NEW, c_uint),
-    "cuEventRecord": (_HANDLE, _HANDLE),
-    "cuEventElapsedTime": (POINTER(c_float), _HANDLE, _HANDLE),
-    "cuEventDestroy_v2": (_HANDLE,),
     "cuGraphInstantiateWithFlags": (_NEW, _HANDLE, c_uint64),
     "cuGraphLaunch": (_HANDLE, _HANDLE),
     "cuGraphDestroy": (_HANDLE,),
     "cuGraphExecDestroy": (_HANDLE,),
     "cuGetErrorString": (c_int, POINTER(c_char_p)),
 }
-_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+MEMORY = Path("/proc/meminfo")
+_INTEGRATED, _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 18, 75, 76  # CU_DEVICE_ATTRIBUTE_*
 _NON_BLOCKING, _THREAD_LOCAL = 1, 1  # CU_STREAM_NON_BLOCKING, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 _OUT_OF_MEMORY, _NO_DEVICE = 2, 100  # of CUresult
 _FIXES = {
@@ -65,15 +63,15 @@ class Gpu:
 
     def __init__(self) -> None:
         self._driver = _load()
-        device, major, minor, name = c_int(), c_int(), c_int(), ctypes.create_string_buffer(256)
+        device, name = c_int(), ctypes.create_string_buffer(256)
         self._context = c_void_p()
         self.call("cuInit", 0)
         self.call("cuDeviceGet", byref(device), 0)
         self.call("cuDeviceGetName", name, len(name), device)
-        self.call("cuDeviceGetAttribute", byref(major), _CAPABILITY_MAJOR, device)
-        self.call("cuDeviceGetAttribute", byref(minor), _CAPABILITY_MINOR, device)
         self.call("cuDevicePrimaryCtxRetain", byref(self._context), device)
-        self.name, self.capability = name.value.decode(), f"{major.value}.{minor.value}"
+        major, minor = (self._attribute(device, number) for number in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR))
+        self.name, self.capability = name.value.decode(), f"{major}.{minor}"
+        self._integrated = bool(self._attribute(device, _INTEGRATED))
         self.enter()
 
     def enter(self) -> None:
@@ -81,10 +79,14 @@ class Gpu:
         self.call("cuCtxSetCurrent", self._context)
 
     def free_bytes(self) -> int:
-        """Memory that nothing has taken; on a Jetson, of the whole board."""
+        """Memory that can be had; on a Jetson, of the whole board.
+
+        Where the GPU shares the memory of the CPU, its driver leaves out the cache of files that the system
+        gives up when memory is asked for: after a model was copied there, nearly all of it.
+        """
         free, total = c_size_t(), c_size_t()
         self.call("cuMemGetInfo_v2", byref(free), byref(total))
-        return free.value
+        return max(free.value, _available_bytes()) if self._integrated else free.value
 
     def call(self, function: str, *arguments: object) -> None:
         """Call the driver.
@@ -102,6 +104,11 @@ class Gpu:
                 found=f"CUDA error {status}, {(reason.value or b'unknown').decode()}",
                 fix=_FIXES.get(status, "Does `nvidia-smi`, or `tegrastats` on a Jetson, show a sound GPU?"),
             )
+
+    def _attribute(self, device: c_int, number: int) -> int:
+        value = c_int()
+        self.call("cuDeviceGetAttribute", byref(value), number, device)
+        return value.value
 
     def new(self, function: str, *arguments: object) -> c_void_p:
         """The handle that a function of the driver makes."""
@@ -140,13 +147,12 @@ class Buffer:
 
 
 class Stream:
-    """Work for the GPU, done in order, with a clock."""
+    """Work for the GPU, done in order."""
 
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
-        self._stream = self._own(gpu.new("cuStreamCreate", _NON_BLOCKING), "cuStreamDestroy_v2")
-        self._start = self._own(gpu.new("cuEventCreate", 0), "cuEventDestroy_v2")
-        self._stop = self._own(gpu.new("cuEventCreate", 0), "cuEventDestroy_v2")
+        self._stream = gpu.new("cuStreamCreate", _NON_BLOCKING)
+        gpu.release_with(self, "cuStreamDestroy_v2", self._stream)
         self.handle = self._stream.value or 0
 
     def upload(self, array: Array, buffer: Buffer) -> None:
@@ -162,18 +168,6 @@ class Stream:
     def wait(self) -> None:
         """Until all is done."""
         self._gpu.call("cuStreamSynchronize", self._stream)
-
-    def timed(self, enqueue: Callable[[], None]) -> None:
-        """Enqueue work between the two events that ``elapsed_ms`` reads."""
-        self._gpu.call("cuEventRecord", self._start, self._stream)
-        enqueue()
-        self._gpu.call("cuEventRecord", self._stop, self._stream)
-
-    def elapsed_ms(self) -> float:
-        """What the GPU took for the work that was timed last, once it is done."""
-        elapsed_ms = c_float()
-        self._gpu.call("cuEventElapsedTime", byref(elapsed_ms), self._start, self._stop)
-        return elapsed_ms.value
 
     def record(self, enqueue: Callable[[], None]) -> Callable[[], None]:
         """A function that repeats, as one CUDA graph and with one launch, what ``enqueue`` enqueues.
@@ -193,9 +187,14 @@ class Stream:
         self._gpu.release_with(launch, "cuGraphExecDestroy", ready)
         return launch
 
-    def _own(self, handle: c_void_p, release: str) -> c_void_p:
-        self._gpu.release_with(self, release, handle)
-        return handle
+
+def _available_bytes() -> int:
+    """What the system says that a program could take; 0 where it says nothing."""
+    try:
+        lines = MEMORY.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")), 0)
 
 
 def _load() -> dict[str, Callable[..., int]]:

@@ -1,7 +1,8 @@
-"""Engines that were built before: beside the bundle, or in the user's cache where that cannot be written.
+"""Engines that were built before: in the bundle, or in the user's cache where that cannot be written.
 
 An engine runs only on the kind of GPU and the version of TensorRT that built it, so both stand in its file's
 name. The file is the engine alone, as trtexec and DeepStream want it; a sidecar says what it was built from.
+Names and sidecars are those of ``build.sh``: what either has built, the other finds.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from edgemtl import __version__
 from edgemtl.core.bundle import MANIFEST, InputInfo, ModelFile, sha256
 from edgemtl.core.errors import SetupError
 from edgemtl.core.files import json_bytes, replacing
@@ -22,26 +24,31 @@ from edgemtl.core.report import timestamp
 from edgemtl.runtime.build import Build, TensorRt
 from edgemtl.runtime.cuda import Gpu
 
+ENGINES = "engines"
+LEAST_WORKSPACE = 256 << 20  # bytes; as in build.sh
+MODEL = Path("/proc/device-tree/model")
 _LOG = logging.getLogger(__name__)
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine depends on. ``capability`` is that of the GPU; ``batch`` is (smallest, largest)."""
+    """What an engine depends on. ``runtime`` is the name and the first three numbers of the version of what
+    built it, ``device`` the board or else the GPU, ``batch`` (smallest, largest)."""
 
     onnx_sha256: str
     runtime: str
-    gpu: str
+    device: str
     capability: str
     batch: tuple[int, int]
 
 
 class Sidecar(Origin, frozen=True, kw_only=True):
-    """The facts of an engine file. ``precision`` names the types it computes in."""
+    """The facts of an engine file. ``precision`` names the types it computes in; trtexec does not tell."""
 
     engine_sha256: str
-    precision: str
     build_s: float
     created: str
+    built_by: str
+    precision: str = ""
 
 
 def open_engine(path: Path, file: ModelFile, tensorrt: TensorRt, gpu: Gpu) -> Any:
@@ -53,8 +60,8 @@ def open_engine(path: Path, file: ModelFile, tensorrt: TensorRt, gpu: Gpu) -> An
     bundle = path.resolve().parents[len(PurePosixPath(file.path).parts) - 1]
     origin = Origin(
         onnx_sha256=sha256(path),
-        runtime=tensorrt.name,
-        gpu=gpu.name,
+        runtime=tensorrt.release,
+        device=_board() or gpu.name,
         capability=gpu.capability,
         batch=msgspec.json.decode((bundle / MANIFEST).read_bytes(), type=_Manifest).input.batch,
     )
@@ -65,7 +72,7 @@ def open_engine(path: Path, file: ModelFile, tensorrt: TensorRt, gpu: Gpu) -> An
             return engine
         _LOG.warning("%s is built again: %s", place, reason or tensorrt.errors())
     place = _writable(places)
-    _LOG.warning("Building %s for %s on %s; this can take minutes.", place, origin.runtime, origin.gpu)
+    _LOG.warning("Building %s for %s on %s; this can take minutes.", place, origin.runtime, origin.device)
     engine = tensorrt.load(_build(path, place, origin, tensorrt, gpu))
     if engine is None:
         raise SetupError(
@@ -81,18 +88,24 @@ class _Manifest(msgspec.Struct):
     input: InputInfo
 
 
+def _board() -> str | None:
+    """What the board calls itself, as build.sh reads it; the GPUs of all Orins have one name."""
+    try:
+        return MODEL.read_text().strip("\0\n ") or None
+    except OSError:
+        return None
+
+
 def _folders(bundle: Path) -> tuple[Path, Path]:
-    """Where the engines of a bundle may lie. Never inside it: its files are those of its manifest."""
+    """Where the engines of a bundle may lie. Its hashes are of the files in its manifest alone."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     digest = hashlib.sha256(str(bundle).encode()).hexdigest()[:12]
-    name = f"{bundle.name}.engines"
-    return bundle.with_name(name), cache / "edgemtl" / f"{digest}-{name}"
+    return bundle / ENGINES, cache / "edgemtl" / f"{digest}-{bundle.name}.engines"
 
 
 def _file_name(file: ModelFile, origin: Origin) -> str:
-    model = "-".join(PurePosixPath(file.path).with_suffix("").parts)
     runtime, capability = origin.runtime.replace(" ", "-"), origin.capability.replace(".", "")
-    return f"{model}.{runtime}.sm{capability}.engine"
+    return f"{file.name}.{runtime}.sm{capability}.engine"
 
 
 def _sidecar(place: Path) -> Path:
@@ -125,17 +138,30 @@ def _writable(places: list[Path]) -> Path:
     )
 
 
+def _workspace_bytes(gpu: Gpu) -> int:
+    """Half of what is free: on a board the memory is everybody's, and builds that take more get killed."""
+    free = gpu.free_bytes()
+    if free < 2 * LEAST_WORKSPACE:
+        raise SetupError(
+            "memory",
+            expected=f"{2 * LEAST_WORKSPACE >> 20} MiB free",
+            found=f"{free >> 20} MiB",
+            fix="Stop other programs, the desktop first, or add swap.",
+        )
+    return free // 2
+
+
 def _build(path: Path, place: Path, origin: Origin, tensorrt: TensorRt, gpu: Gpu) -> bytes:
     start = perf_counter()
     build = Build(tensorrt, path, origin.batch)
-    # On a board the GPU's memory is everybody's: without a bound the system kills the build.
-    engine = build.serialize(workspace_bytes=gpu.free_bytes() // 2)
+    engine = build.serialize(_workspace_bytes(gpu))
     sidecar = Sidecar(
         **msgspec.structs.asdict(origin),
         engine_sha256=hashlib.sha256(engine).hexdigest(),
-        precision=build.precision,
         build_s=round(perf_counter() - start, 3),
         created=timestamp(),
+        built_by=f"edgemtl {__version__}",
+        precision=build.precision,
     )
     with replacing(place) as draft:
         draft.write_bytes(engine)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from edgemtl.core.bundle import ModelFile
 from edgemtl.core.errors import SetupError, nearest
@@ -13,14 +15,28 @@ from edgemtl.runtime.ort import OrtSession, onnxruntime
 from edgemtl.runtime.session import Session, SessionFactory
 from edgemtl.runtime.trt import TrtSession
 
-RUNTIMES: dict[str, SessionFactory] = {"ort": OrtSession, "tensorrt": TrtSession}
-LIBRARIES: dict[str, Callable[[], object]] = {"ort": onnxruntime, "tensorrt": tensorrt}
+
+class Runtime(NamedTuple):
+    """What opens a model file, and what imports the library that it needs."""
+
+    open: SessionFactory
+    load: Callable[[], object]
+
+
+RUNTIMES = {
+    "ort": Runtime(OrtSession, onnxruntime),
+    "tensorrt": Runtime(TrtSession, tensorrt),
+    "tensorrt-graph": Runtime(partial(TrtSession, cuda_graph=True), tensorrt),
+}
 # A fact of the machine, so it stands in the environment: all verbs and the processes they start heed it.
 CHOICE = "EDGEMTL_RUNTIME"
 
 
 def open_session(path: Path, file: ModelFile, threads: int) -> Session:
-    """Open a model file with the runtime that ``EDGEMTL_RUNTIME`` names: ``ort`` (the default), ``tensorrt``.
+    """Open a model file with the runtime that ``EDGEMTL_RUNTIME`` names.
+
+    ``ort``, the default, is ONNX Runtime; ``tensorrt`` is TensorRT; ``tensorrt-graph`` is TensorRT too, and
+    launches the work of a file as one CUDA graph.
 
     Raises:
         SetupError: no runtime reads such a file, it is not installed, or it refuses the model.
@@ -33,7 +49,7 @@ def open_session(path: Path, file: ModelFile, threads: int) -> Session:
             found=f"`{path.suffix}`",
             fix="Install the version of edgemtl that exported this bundle.",
         )
-    return RUNTIMES[_choice()](path, file, threads)
+    return RUNTIMES[_choice()].open(path, file, threads)
 
 
 def load_runtime() -> None:
@@ -42,7 +58,7 @@ def load_runtime() -> None:
     Raises:
         SetupError: there is no such runtime, or it is not installed.
     """
-    LIBRARIES[_choice()]()
+    RUNTIMES[_choice()].load()
 
 
 def _choice() -> str:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 
 from edgemtl.core.bundle import ModelFile
 from edgemtl.core.errors import BundleError, SetupError
@@ -26,6 +26,8 @@ class OrtSession(Session):
     numpy arrays enter and leave without a copy. Idle threads sleep instead of spinning: a board runs more
     than one session, and on a busy machine spinning made two threads 7x slower than one (measured).
     """
+
+    settings = MappingProxyType({"arena": "one for all sessions", "spinning": "off"})
 
     def __init__(self, path: Path, file: ModelFile, threads: int) -> None:
         ort = onnxruntime()

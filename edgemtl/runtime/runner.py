@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgemtl.core.bundle import Manifest, ModelFile, read_manifest
 from edgemtl.core.errors import RecipeError, nearest
+from edgemtl.runtime.batches import in_batches, together
 from edgemtl.runtime.opening import open_session
 from edgemtl.runtime.session import Array, Session, SessionFactory, available_cores
 
@@ -77,6 +78,15 @@ class BundleRunner:
         names = tuple(self.manifest.tasks[task].tensor.name for task in wanted)
         found = self.compute({self.manifest.input.name: image}, names)
         return {task: found[name] for task, name in zip(wanted, names, strict=True)}
+
+    def run_all(self, images: NDArray[np.float32]) -> dict[str, Array]:
+        """As a call, but for any number of images: in the smallest batches that the bundle takes, so that
+        memory stays small.
+
+        Raises:
+            RecipeError: the bundle takes no such images.
+        """
+        return together(in_batches(self, images, self._batch[0]))
 
     def compute(self, tensors: Mapping[str, Array], wanted: tuple[str, ...]) -> dict[str, Array]:
         """The tensors ``wanted``, by name, from those at hand: the image, or what files have written before.

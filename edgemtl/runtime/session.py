@@ -8,6 +8,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,11 @@ Array = NDArray[Any]
 
 
 class Session(ABC):
-    """A model file in memory. ``runtime`` is the name and version of what runs it."""
+    """A model file in memory. ``runtime`` is the name and version of what runs it, ``settings`` what else its
+    speed and memory depend on."""
 
     runtime: str
+    settings: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
@@ -67,7 +70,7 @@ class RecordedSession(Session):
     """Another session that writes a name into ``ran`` whenever it runs."""
 
     def __init__(self, session: Session, name: str, ran: list[str]) -> None:
-        self.runtime = session.runtime
+        self.runtime, self.settings = session.runtime, session.settings
         self._session, self._name, self._ran = session, name, ran
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:

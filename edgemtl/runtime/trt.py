@@ -23,9 +23,8 @@ class TrtSession(Session):
     """An engine of a bundle's model file, built on this device when it is first opened.
 
     The GPU's memory for inputs and outputs is taken once and reused. With ``cuda_graph`` the work of an image
-    is launched as a whole, which saves time where a network's layers are shorter than their launches; give
-    it as ``sessions=partial(TrtSession, cuda_graph=True)``. ``threads`` is of no use here. A session runs in
-    one thread at a time.
+    is launched as a whole, which saves time where a network's layers are shorter than their launches.
+    ``threads`` is of no use here. A session runs in one thread at a time.
 
     Raises:
         SetupError: there is no GPU or no TensorRT, or it cannot build the file.
@@ -35,6 +34,7 @@ class TrtSession(Session):
     def __init__(self, path: Path, file: ModelFile, threads: int, *, cuda_graph: bool = False) -> None:
         trt = tensorrt()
         self.runtime = trt.name
+        self.settings = {"cuda_graph": "on" if cuda_graph else "off"}
         self._gpu, self._file, self._cuda_graph = Gpu(), file, cuda_graph
         self._engine = open_engine(path, file, trt, self._gpu)
         self._inputs = {tensor.name: tensor.dtype for tensor in file.inputs}
@@ -68,7 +68,7 @@ class TrtSession(Session):
             self._bind(shapes)
         for name, array in arrays.items():
             self._stream.upload(array, self._buffers[name])
-        self._stream.timed(self._launch)
+        self._launch()
         results = {
             name: np.empty(tuple(self._context.get_tensor_shape(name)), self._outputs[name])
             for name in (self._outputs if outputs is None else outputs)
@@ -77,11 +77,6 @@ class TrtSession(Session):
             self._stream.download(self._buffers[name], result)
         self._stream.wait()
         return results
-
-    @property
-    def compute_ms(self) -> float:
-        """What the GPU took for the last run, without the copies to and from it."""
-        return self._stream.elapsed_ms()
 
     def _bind(self, shapes: Shapes) -> None:
         """Get ready for inputs of other shapes."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edgemtl.core.bundle import MANIFEST, Manifest, read_manifest, sha256
+from edgemtl.core.device import Device
 from edgemtl.core.errors import BundleError, RecipeError
 from edgemtl.core.report import Deviation, VerifyReport, timestamp
 from edgemtl.runtime.opening import open_session
@@ -23,11 +24,13 @@ def verify(
     rtol: float | None = None,
     threads: int | None = None,
     sessions: SessionFactory = open_session,
+    device: Device | None = None,
 ) -> VerifyReport:
     """Compare every task in every layout, or in the one named, with the golden outputs.
 
     ``atol`` and ``rtol`` replace the manifest's tolerances, those of single tasks too:
-    |found - expected| <= atol + rtol * |expected|. The report says what failed; a failure raises nothing.
+    |found - expected| <= atol + rtol * |expected|. The report says what failed, and repeats the facts of the
+    ``device`` that it is given; a failure raises nothing.
 
     Raises:
         BundleError: the bundle is damaged, or its golden samples are not what the manifest says.
@@ -44,7 +47,7 @@ def verify(
     layouts = {}
     for name in manifest.layouts if layout is None else (layout,):
         runner = BundleRunner(folder, layout=name, threads=threads, sessions=sessions, manifest=manifest)
-        found = _replay(runner, image)
+        found = runner.run_all(image)
         layouts[name] = {
             task: _deviation(folder, task, found[task], golden[info.tensor.name], own.get(task, atol), rtol)
             for task, info in manifest.tasks.items()
@@ -59,16 +62,8 @@ def verify(
         rtol=rtol,
         layouts=layouts,
         passed=all(deviation.passed for tasks in layouts.values() for deviation in tasks.values()),
+        device=device,
     )
-
-
-def _replay(runner: BundleRunner, image: Array) -> dict[str, Array]:
-    """Run all samples in the smallest batches that the bundle takes, so that memory stays small."""
-    batch = runner.manifest.input.batch[0]
-    # A static batch may not divide the samples: the last one is repeated and then cut off.
-    rows = np.minimum(np.arange(-(-len(image) // batch) * batch), len(image) - 1)
-    runs = [runner(image[rows[start : start + batch]]) for start in range(0, len(rows), batch)]
-    return {task: np.concatenate([run[task] for run in runs])[: len(image)] for task in runner.tasks}
 
 
 def _deviation(folder: Path, task: str, found: Array, expected: Array, atol: float, rtol: float) -> Deviation:
@@ -96,6 +91,7 @@ def _deviation(folder: Path, task: str, found: Array, expected: Array, atol: flo
         pixel=(row, column),
         expected=float(expected[worst]),
         found=float(found[worst]),
+        atol=atol,
     )
 
 

@@ -56,7 +56,10 @@ def parse_keyframes(text: str) -> Keyframes:
 
 
 class Answer(NamedTuple):
-    """A task's array, and how many frames ago the image was taken that it is about: 0 for this frame."""
+    """A task's array, and how many frames ago the image was taken that it is about: 0 for this frame.
+
+    The array may be given again for later frames, so it cannot be written to.
+    """
 
     array: Array
     age: int
@@ -135,7 +138,9 @@ class VideoRunner:
         """Run what lies between the kept features, or the image where there are none, and some tasks."""
         tensors = {task: self.runner.manifest.tasks[task].tensor.name for task in tasks}
         found = self.runner.compute({**self._features, **self._named(image)}, tuple(tensors.values()))
-        self._answers.update({task: found[name] for task, name in tensors.items()})
+        for task, name in tensors.items():
+            self._answers[task] = found[name]
+            self._answers[task].setflags(write=False)
         self._taken.update(dict.fromkeys(tasks, self._keyframe if self._features else self._frame))
 
     def _named(self, image: NDArray[np.float32]) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ def of_arrays(predict: Callable[[NDArray[Any]], Mapping[str, NDArray[Any]]]) -> 
 
 
 class Evaluation(NamedTuple):
-    """Metrics and mean loss by task."""
+    """Metrics, and the mean loss if it was asked for, by task. What no valid pixel defines is not there."""
 
     scores: dict[str, dict[str, float]]
     losses: dict[str, float]
@@ -38,25 +39,32 @@ def evaluate(
     batches: Iterable[Batch],
     device: torch.device | None = None,
     add_up: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    *,
+    losses: bool = False,
 ) -> Evaluation:
     """Run ``predict`` ([B, 3, H, W] -> predictions by task) over batches and measure each task.
 
-    ``add_up`` sums a tensor over the processes that share the batches.
+    ``add_up`` sums a tensor over the processes that share the batches. ``losses`` are computed on demand.
     """
     meters = {name: task.meter() for name, task in tasks.items()}
-    sums = {name: torch.zeros(2, dtype=torch.float64) for name in tasks}
+    sums = {name: torch.zeros(2, dtype=torch.float64) for name in tasks if losses}
     for batch in batches:
         batch = batch.to(device or torch.device("cpu"))
         predictions = predict(batch.image)
         for name, task in tasks.items():
             prediction, label = predictions[name].float(), batch.labels[task.label_name]
             meters[name].update(prediction, label)
-            loss = task.loss(prediction, label)
-            sums[name] += torch.stack([loss.total, loss.count.to(loss.total.dtype)]).double().cpu()
-    for name, meter in meters.items():
+            if losses:
+                loss = task.loss(prediction, label)
+                sums[name] += torch.stack([loss.total, loss.count.to(loss.total.dtype)]).double().cpu()
+    for meter in meters.values():
         meter.state = add_up(meter.state)
-        sums[name] = add_up(sums[name])
+    totals = {name: add_up(both) for name, both in sums.items()}
     return Evaluation(
-        {name: meter.compute() for name, meter in meters.items()},
-        {name: (total / count.clamp_min(1)).item() for name, (total, count) in sums.items()},
+        {name: _defined(meter.compute()) for name, meter in meters.items()},
+        {name: (total / count.clamp_min(1)).item() for name, (total, count) in totals.items()},
     )
+
+
+def _defined(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}

@@ -286,6 +286,7 @@ class Trainer:
                 eval_batches(self.splits.watch, batch=self.spec.batch, rank=rank, world=world),
                 self.fabric.device,
                 self._add_up,
+                losses=True,
             )
 
     def _save_weights(self, name: str) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from edgemtl.backbones import load_weights
 from edgemtl.core.errors import DataError
 from edgemtl.tensors import read_tensors
+from tests.trap import Touch
 
 STATE = {
     "first.weight": torch.randn(4, 3, 3, 3),
@@ -104,16 +105,6 @@ def test_tensors_of_another_network_are_refused(tmp_path: Path, content: object,
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere.pt: expected a weights file, found no such file"):
         read_tensors(tmp_path / "nowhere.pt")
-
-
-class Touch:
-    """Its pickle creates a file when it is opened."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.path,)
 
 
 @pytest.mark.parametrize("wrap", ["pickle", "zip", "legacy"])

@@ -60,6 +60,25 @@ def test_of_a_video_the_average_and_the_worst_frame_are_shown(tmp_path: Path) ->
     assert rows == {f"{moving}.latency_ms.mean": False, f"{moving}.worst_latency_ms.p50": False}
 
 
+def test_videos_at_other_rates_are_unlike(tmp_path: Path) -> None:
+    slow = {**BENCH["settings"], "rates": "depth=1/3"}
+    video = {"moving": {"latency_ms": BENCH["latency_ms"]}}
+    alike = [write(tmp_path / "a.json", video=video), write(tmp_path / "b.json", settings=slow)]
+    assert compare(alike).differences == ()  # one of them has no video to compare
+    unlike = [alike[0], write(tmp_path / "c.json", settings=slow, video=video)]
+    with pytest.raises(RecipeError, match=r"c\.json: expected settings\.rates None"):
+        compare(unlike)
+    assert compare(unlike, force=True).differences == ("settings.rates",)
+
+
+def test_evaluations_at_another_size_are_unlike(tmp_path: Path) -> None:
+    for name, size in ("a", [16, 24]), ("b", [32, 48]):
+        report = {"kind": "evaluate", "format": 1, "size": size, "tasks": {}}
+        (tmp_path / f"{name}.json").write_bytes(msgspec.json.encode(report))
+    with pytest.raises(RecipeError, match=r"expected size \[16, 24\]"):
+        compare([tmp_path / "a.json", tmp_path / "b.json"])
+
+
 def test_a_figure_that_one_report_lacks_is_none(tmp_path: Path) -> None:
     paths = [write(tmp_path / "a.json", segments={}, memory_mib=None), write(tmp_path / "b.json")]
     rows = {row.path: row.values for row in compare(paths).rows}

@@ -61,7 +61,7 @@ def test_a_gain_never_fails(base: float, limit: float) -> None:
 
 
 def test_a_report_passes_against_itself() -> None:
-    gates = parse_gates(max_regress=["latency_ms.p50=0%", "throughput_images_per_s=0", "tasks.depth.rel=0%"])
+    gates = parse_gates(max_regress=["latency_ms.p50=0%", "images_per_s=0", "tasks.depth.rel=0%"])
     assert all(verdict.passed for verdict in judge(BENCH, gates, baseline=BENCH))
 
 
@@ -140,3 +140,13 @@ def test_a_baseline_from_another_device_or_dataset_is_refused() -> None:
     assert one(BENCH, "size_mib=0%", "max_regress", other).passed
     with pytest.raises(RecipeError, match="data"):
         one(evaluated(0.4), "tasks.segmentation.miou=5%", "max_regress", evaluated(0.4, data="scenes"))
+
+
+@pytest.mark.parametrize("setting", ["rates", "keyframes"])
+def test_what_a_video_costs_is_not_judged_by_one_at_other_rates(setting: str) -> None:
+    stats = {"latency_ms": {"mean": 1.0}}
+    report = {**BENCH, "video": {"moving": stats}}
+    other = {**report, "settings": {**BENCH["settings"], setting: "depth=1/2"}}
+    with pytest.raises(RecipeError, match=rf"settings\.{setting}"):
+        one(report, "video.moving.latency_ms.mean=5%", "max_regress", other)
+    assert one(report, "latency_ms.p50=5%", "max_regress", other).passed

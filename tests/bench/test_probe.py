@@ -8,8 +8,8 @@ import pytest
 from edgemtl.bench.probe import Request, probe
 from edgemtl.bench.way import Way
 from edgemtl.core.errors import SetupError
+from tests.fixtures.places import TINY
 
-TINY = Path(__file__).parents[1] / "fixtures/tiny_bundle"
 WAY = Way("split", ("segmentation", "depth", "normals"))
 
 

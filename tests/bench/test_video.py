@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from pathlib import Path
 from time import sleep
 
 import msgspec
@@ -14,8 +13,8 @@ from edgemtl.core.errors import RecipeError
 from edgemtl.core.report import VideoMeasure
 from edgemtl.runtime.session import Array, FakeSession
 from edgemtl.runtime.video import Keyframes
+from tests.fixtures.places import TINY
 
-TINY = Path(__file__).parents[1] / "fixtures/tiny_bundle"
 MANIFEST = read_manifest(TINY)
 THIRD = Fraction(1, 3)
 

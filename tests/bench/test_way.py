@@ -10,8 +10,8 @@ from edgemtl.core.bundle import ModelFile, read_manifest
 from edgemtl.core.errors import RecipeError
 from edgemtl.runtime.opening import open_session
 from edgemtl.runtime.session import FakeSession
+from tests.fixtures.places import TINY
 
-TINY = Path(__file__).parents[1] / "fixtures/tiny_bundle"
 MANIFEST = read_manifest(TINY)
 TASKS = tuple(MANIFEST.tasks)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +10,8 @@ import pytest
 from edgemtl.core.bundle import ModelFile, read_manifest
 from edgemtl.runtime.opening import open_session
 from edgemtl.runtime.session import Array, FakeSession, Session
+from tests.fixtures.places import TINY
 
-TINY = Path(__file__).parents[1] / "fixtures/tiny_bundle"
 FILES = [file for layout in read_manifest(TINY).layouts.values() for file in layout]
 OPEN: dict[str, Callable[[ModelFile], Session]] = {
     "fake": FakeSession,

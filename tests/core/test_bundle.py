@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 
 from edgemtl.core.bundle import MANIFEST, SUMS, Manifest, read_manifest, sha256, write_manifest
 from edgemtl.core.errors import BundleError
+from tests.fixtures.places import TINY
 
-TINY = Path(__file__).parents[1] / "fixtures/tiny_bundle"
 READ = read_manifest(TINY)
 COVERED = sorted([*READ.files, MANIFEST])
 
@@ -154,3 +155,11 @@ def test_what_a_later_version_adds_is_ignored(folder: Path) -> None:
     lines = [f"{sha256(folder / name)}  {name}\n" for name in COVERED]
     (folder / SUMS).write_text("".join(lines))
     assert read_manifest(folder) == READ
+
+
+def test_an_impossible_plan_is_a_damaged_bundle(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["plan"]["partitions"] = []
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="expected a manifest"):
+        read_manifest(folder)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edgemtl.core.errors import SetupError
+from edgemtl.core import files
+from edgemtl.core.errors import RecipeError, SetupError
 from edgemtl.core.files import replacing
 
 
@@ -68,6 +69,69 @@ def test_a_failure_leaves_the_old_one_and_no_draft(
         raise error
     assert read(path, kind) == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("atomic", [True, False], ids=["one step", "two steps"])
+def test_folders_are_exchanged_with_and_without_help_of_the_system(
+    tmp_path: Path, atomic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not atomic:
+        monkeypatch.setattr(files, "_swap", lambda one, other: False)
+    write(tmp_path / ".there.old", "left by a process that was killed", "folder")
+    for text in "first", "second", "third":
+        with replacing(tmp_path / "there") as draft:
+            write(draft, text, "folder")
+        assert read(tmp_path / "there", "folder") == text
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems exchange folders in two steps")
+def test_a_reader_never_finds_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "there", "old", "folder")
+    write(tmp_path / "probe", "new", "folder")
+    if not files._swap(tmp_path / "probe", tmp_path / "there"):
+        pytest.skip("this file system exchanges folders in two steps")
+
+    def fail(self: Path, target: Path) -> Path:
+        raise AssertionError("renamed in two steps")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with replacing(tmp_path / "there") as draft:
+        write(draft, "newest", "folder")
+    assert read(tmp_path / "there", "folder") == "newest"
+
+
+def test_what_stood_aside_when_a_process_was_killed_comes_back(tmp_path: Path) -> None:
+    write(tmp_path / ".there.old", "old", "folder")
+    with pytest.raises(ValueError, match="of the block"), replacing(tmp_path / "there"):
+        raise ValueError("of the block")
+    assert read(tmp_path / "there", "folder") == "old"
+
+
+def test_a_failure_between_two_steps_brings_the_old_one_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "there", "old", "folder")
+    rename = Path.replace
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.suffix == ".part":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(files, "_swap", lambda one, other: False)
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "there") as draft:
+        write(draft, "new", "folder")
+    assert read(tmp_path / "there", "folder") == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_the_folder_that_one_is_in_is_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match=r"\.: expected a file or folder by its name"), replacing(Path()):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_draft_that_was_left_behind_is_overwritten(tmp_path: Path, kind: str) -> None:

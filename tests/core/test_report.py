@@ -44,6 +44,7 @@ VERIFY = VerifyReport(
                 pixel=(3, 4),
                 expected=0.5,
                 found=0.5,
+                atol=1e-5,
             )
         }
     },

@@ -136,6 +136,34 @@ def test_a_damaged_file_is_named(
     assert raised.value.where == str(path)
 
 
+def test_samples_are_read_when_they_are_asked_for_and_once(tmp_path: Path) -> None:
+    folder = write(tmp_path) / "val"
+    split = NYUv2(root=str(tmp_path)).dataset("val")
+    first = split[3]
+    for path in folder.glob("*/[3-5].npy"):
+        path.unlink()
+    again = split[3]
+    assert again.id == first.id == "val/3"
+    assert torch.equal(again.image, first.image)
+    assert all(torch.equal(again.labels[name], label) for name, label in first.labels.items())
+    for read in (split.preload, lambda: split[4]):
+        with pytest.raises(DataError, match=r"4\.npy: expected a whole .npy file"):
+            read()
+
+
+def test_what_is_preloaded_needs_no_files(tmp_path: Path) -> None:
+    folder = write(tmp_path, images=3) / "train"
+    plain = list(NYUv2(root=str(tmp_path), cache=False).dataset("train"))
+    split = NYUv2(root=str(tmp_path)).dataset("train")
+    split.preload()
+    for path in folder.glob("*/*.npy"):
+        path.unlink()
+    for found, expected in zip(split, plain, strict=True):
+        assert found.id == expected.id
+        assert torch.equal(found.labels["segmentation"], expected.labels["segmentation"])
+        assert torch.equal(found.image, expected.image)
+
+
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 127), st.binary(min_size=1, max_size=4))
 def test_no_damage_to_a_header_gives_another_error(tmp_path: Path, at: int, junk: bytes) -> None:

@@ -14,27 +14,34 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from edgemtl.backbones import SegNet
+from edgemtl.backbones import Backbone, SegNet
 from edgemtl.collapse import collapse
 from edgemtl.core.plan import SharingPlan
 from edgemtl.export.graph import join
 from edgemtl.export.onnx import write_models
+from edgemtl.kernels import KernelMethod
 from edgemtl.model import MultitaskModel
-from edgemtl.tasks import Depth, Normals, Segmentation
+from tests.contracts.networks import TASKS
 
 Array = NDArray[Any]
 
-TASKS = {"segmentation": Segmentation(classes=5), "depth": Depth(), "normals": Normals()}
 SIZE = (20, 26)
 FORKS = {"encoder2": [["segmentation"], ["depth", "normals"]]}
+
+
+def forked(
+    backbone: Backbone, forks: dict[str, list[list[str]]], kernel: KernelMethod | None = None
+) -> MultitaskModel:
+    """Fresh, in training mode."""
+    stages = backbone.stages()
+    names = tuple(stage.name for stage in stages)
+    return MultitaskModel(stages, TASKS, SharingPlan.forked(tuple(TASKS), names, forks), kernel)
 
 
 def network() -> MultitaskModel:
     """Collapsed; branches that read skips over a fork; channels of unlike ranges, as folding leaves them."""
     torch.manual_seed(0)
-    stages = SegNet(widths=(8, 12), convs=(1, 2)).stages()
-    names = tuple(stage.name for stage in stages)
-    model = MultitaskModel(stages, TASKS, SharingPlan.forked(tuple(TASKS), names, FORKS))
+    model = forked(SegNet(widths=(8, 12), convs=(1, 2)), FORKS)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.1, 3)
@@ -45,20 +52,18 @@ def network() -> MultitaskModel:
 
 
 @cache
-def parts() -> dict[str, ModelProto]:
+def parts(batch: int = 1) -> dict[str, ModelProto]:
     """The fp32 files of the split layout, by name. Exporting takes seconds: copy what you change."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        files = write_models(network(), folder, layouts=("split",), size=SIZE, batch=(1, 1), opset=18)[
-            "split"
-        ]
-        return {file.name: onnx.load(folder / file.path) for file in files}
+        files = write_models(network(), folder, layouts=("split",), size=SIZE, batch=(batch, batch), opset=18)
+        return {file.name: onnx.load(folder / file.path) for file in files["split"]}
 
 
 @cache
-def joined() -> ModelProto:
+def joined(batch: int = 1) -> ModelProto:
     """All parts as one graph."""
-    return join(parts(), tuple(TASKS))
+    return join(parts(batch), tuple(TASKS))
 
 
 def images(count: int, seed: int = 0) -> Array:

@@ -68,6 +68,12 @@ def test_better_uses_nothing_and_nan_uses_all() -> None:
     assert used((LIMIT,), METRICS, BASE, lost) == float("inf")
 
 
+@pytest.mark.parametrize(("found", "share"), [(0.0, 0.0), (0.1, float("inf")), (float("nan"), float("inf"))])
+def test_a_percentage_of_nothing_allows_nothing(found: float, share: float) -> None:
+    before, after = ({**BASE, "depth": {"abs": value, "rel": 0.2}} for value in (0.0, found))
+    assert used(parse_budget(["depth.abs=1%"]), METRICS, before, after) == share
+
+
 @pytest.mark.parametrize(
     "text", ["depth", "depth=1", "depth.abs", "depth.abs=x", "depth.abs=0", ".abs=1", "a.b=nan%"]
 )

@@ -13,7 +13,7 @@ import numpy as np
 from edgemtl.collapse import CollapsedModel, collapse
 from edgemtl.core.bundle import Classes, read_manifest
 from edgemtl.core.errors import GateError, RecipeError
-from edgemtl.export import Export, parse_export, write_bundle
+from edgemtl.export import Export, write_bundle
 from edgemtl.kernels import Factorized
 from edgemtl.runtime.verify import verify
 from tests.contracts.networks import SIZE, images, network
@@ -93,30 +93,6 @@ def test_a_failing_export_leaves_the_old_bundle(
         write_bundle(collapsed, folder, name="second", images=images(), spec=spec)
     assert read_manifest(folder).name == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
-
-
-def test_the_command_line_s_words_become_a_spec() -> None:
-    spec = parse_export(target="onnx", layouts="split", batch="1,8", opset=20)
-    assert spec == Export(target="onnx", layouts=("split",), batch=(1, 8), opset=20)
-    assert parse_export(target="onnx", layouts="merged,split", batch="4", opset=18).batch == (4, 4)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"target": "jetsom"},
-        {"layouts": "merge"},
-        {"batch": "x"},
-        {"batch": "8,1"},
-        {"batch": "0"},
-        {"opset": 9},
-    ],
-    ids=str,
-)
-def test_wrong_words_are_refused_with_an_example(wrong: dict[str, object]) -> None:
-    words = {"target": "onnx", "layouts": "merged", "batch": "1", "opset": 18, **wrong}
-    with pytest.raises(RecipeError, match=r"export|--target"):
-        parse_export(**words)
 
 
 def test_a_bundle_for_boards_carries_their_scripts_and_verifies(tmp_path: Path) -> None:

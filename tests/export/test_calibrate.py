@@ -14,7 +14,6 @@ from edgemtl.export.calibrate import (
     calibrate,
     digest,
     entropy_bins,
-    in_batches,
     percentile_bins,
 )
 from edgemtl.export.graph import constants, copied, set_constants
@@ -79,12 +78,13 @@ def test_the_digest_depends_on_every_pixel_and_on_the_order() -> None:
     assert len({digest(images(3)), digest(other), digest(images(3)[::-1]), digest(images(2))}) == 4
 
 
-def test_a_static_batch_is_filled_and_every_image_is_seen() -> None:
-    model = copied(joined())
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
-    batches = list(in_batches(images(6), model))
-    assert [len(batch) for batch in batches] == [4, 4]
-    np.testing.assert_array_equal(np.concatenate(batches)[:6], images(6))
+def test_a_static_batch_that_does_not_divide_the_images_changes_nothing(tensors: set[str]) -> None:
+    expected = calibrate(joined(), tensors, images(6), "percentile")
+    found = calibrate(joined(4), tensors, images(6), "percentile")
+    for name, pair in expected.ranges.items():
+        np.testing.assert_allclose(found.ranges[name], pair, rtol=1e-5)
+    for name, mean in expected.means.items():
+        np.testing.assert_allclose(found.means[name], mean, rtol=1e-5, atol=1e-7)
 
 
 def test_a_network_that_overflows_is_refused(tensors: set[str]) -> None:

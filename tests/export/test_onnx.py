@@ -12,13 +12,11 @@ import onnxruntime
 
 from edgemtl.backbones import SegNet
 from edgemtl.collapse import collapse
-from edgemtl.core.plan import SharingPlan
 from edgemtl.export.onnx import cuts, write_models
 from edgemtl.kernels import Factorized
 from edgemtl.model import MultitaskModel, macs_of, parameters_of
-from edgemtl.tasks import Depth, Normals, Segmentation
+from tests.export.networks import TASKS, forked
 
-TASKS = {"segmentation": Segmentation(classes=5), "depth": Depth(), "normals": Normals()}
 SIZE = (21, 26)
 FORKS: dict[str, dict[str, list[list[str]]]] = {
     "trunk": {},
@@ -33,9 +31,7 @@ FORKS: dict[str, dict[str, list[list[str]]]] = {
 
 def collapsed(plan: str) -> MultitaskModel:
     torch.manual_seed(0)
-    stages = SegNet(widths=(4, 6, 8), convs=(1, 1, 1)).stages()
-    names = tuple(stage.name for stage in stages)
-    model = MultitaskModel(stages, TASKS, SharingPlan.forked(tuple(TASKS), names, FORKS[plan]), Factorized())
+    model = forked(SegNet(widths=(4, 6, 8), convs=(1, 1, 1)), FORKS[plan], Factorized())
     for _ in range(2):
         model(torch.rand(2, 3, *SIZE))
     return collapse(model, SIZE).model

@@ -18,9 +18,9 @@ from edgemtl.export import Export, Lowering, Material, write_bundle
 from edgemtl.export.budget import parse_budget
 from edgemtl.export.calibrate import digest
 from edgemtl.kernels import Plain
-from edgemtl.runtime.build import Build, TensorRt
 from edgemtl.runtime.verify import verify
 from tests.contracts.networks import SIZE, images, network
+from tests.export.gate import serialized
 
 CALIBRATION = np.random.default_rng(1).random((6, 3, *SIZE), np.float32)
 
@@ -82,6 +82,7 @@ def test_the_manifest_says_how_it_came_to_its_precision(int8: Path) -> None:
     assert kept == {"head_depth"}
     assert (manifest.lowered.calibration_images, manifest.lowered.activations) == (len(CALIBRATION), "uint8")
     assert manifest.lowered.calibration_sha256 == digest(CALIBRATION)
+    assert manifest.golden.atol == Export().atol
     assert manifest.tasks["depth"].accuracy_fp32 == {"abs": 0.5}
     assert manifest.tasks["depth"].accuracy["abs"] != 0.5
 
@@ -114,12 +115,8 @@ def test_a_bundle_for_a_jetson_verifies_and_tensorrt_builds_it(
         collapsed, tmp_path / "b", precision=precision, batch=batch, target="jetson-orin-nano", jetpack="6.2"
     )
     assert verify(tmp_path / "b").passed
-    trt = pytest.importorskip("tensorrt_rtx", reason="needs edgemtl[trt]: no tensorrt_rtx")
     for file in (file for files in manifest.layouts.values() for file in files):
-        parsed = Build(TensorRt(trt), tmp_path / "b" / file.path, batch)
-        parsed.config.num_compute_capabilities = 1
-        parsed.config.set_compute_capability(trt.ComputeCapability.SM86, 0)
-        assert parsed.serialize(workspace_bytes=1 << 28)
+        assert serialized(tmp_path / "b" / file.path, batch)
 
 
 def test_a_budget_is_kept_and_stored(collapsed: CollapsedModel, tmp_path: Path) -> None:
@@ -138,7 +135,7 @@ def test_a_budget_is_kept_and_stored(collapsed: CollapsedModel, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("spec", "material", "message"),
     [
-        ({}, Material(), "images to calibrate on"),
+        ({}, Material(), r"images to calibrate on, found none\. Pass `material`"),
         (
             {"lowering": Lowering(budget=parse_budget(["depth.abs=1%"]))},
             Material(CALIBRATION),

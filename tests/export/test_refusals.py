@@ -32,7 +32,11 @@ ALL = sorted({device for target in TARGETS for device in devices(target)}, key=s
         ({"target": "desktop", "dla": True}, "desktop with TensorRT 10"),
         (
             {"target": "jetson-agx-orin", "jetpack": "6.2", "dla": True},
-            "fp16 or int8, all that a DLA computes",
+            "fp16, all that the DLA of .* computes, found `fp32`",
+        ),
+        (
+            {"target": "jetson-agx-orin", "jetpack": "7.2.2", "dla": True},
+            "fp16 or int8, all that the DLA of .* computes",
         ),
         (
             {
@@ -84,7 +88,16 @@ def test_a_precision_that_is_offered_passes(device: Device, precision: Precision
 def test_a_dla_that_is_offered_is_there() -> None:
     for device in ALL:
         if device.board in device.platform.dla:
-            check_dla((device,), "int8", (2, 2))
+            check_dla((device,), "fp16", (2, 2))
         else:
             with pytest.raises(RecipeError, match="a target that has one"):
+                check_dla((device,), "fp16", (2, 2))
+
+
+def test_a_dla_takes_int8_as_nodes_only_where_tensorrt_knows_no_calibration_cache() -> None:
+    for device in (device for device in ALL if device.board in device.platform.dla):
+        if "int8-cache" in device.platform.precisions:
+            with pytest.raises(RecipeError, match=r"found `int8`\. Add --precision fp16"):
                 check_dla((device,), "int8", (2, 2))
+        else:
+            check_dla((device,), "int8", (2, 2))

@@ -21,17 +21,17 @@ from edgemtl.backbones import ResNet, SegNet
 from edgemtl.collapse import collapse
 from edgemtl.core.bundle import read_manifest
 from edgemtl.core.errors import SetupError
-from edgemtl.core.plan import SharingPlan
 from edgemtl.export.onnx import write_models
 from edgemtl.kernels import Plain
-from edgemtl.model import MultitaskModel
-from edgemtl.runtime.build import Build, TensorRt
+from edgemtl.runtime.build import Build
 from tests.contracts.networks import SIZE as ODD
-from tests.contracts.networks import TASKS, network
+from tests.contracts.networks import network
+from tests.export.gate import serialized, tensorrt_rtx
+from tests.export.networks import forked
+from tests.fixtures.places import TINY
 
-TINY = Path(__file__).parents[1] / "fixtures/tiny_bundle"
 SIZE = (32, 48)
-# Every GPU that it builds for: the Jetson Orin (8.7) is close to 8.6, it has none of its own.
+# Every GPU that it builds for.
 CAPABILITIES = [name for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
 
 # Each forks where branches read skip connections from above the fork.
@@ -42,46 +42,30 @@ NETWORKS: dict[str, tuple[SegNet | ResNet, str]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def tensorrt() -> TensorRt:
-    return TensorRt(trt)
-
-
-def build(tensorrt: TensorRt, path: Path, batch: tuple[int, int], capability: str = "SM86") -> bytes:
-    parsed = Build(tensorrt, path, batch)
-    parsed.config.num_compute_capabilities = 1
-    parsed.config.set_compute_capability(trt.ComputeCapability.__members__[capability], 0)
-    return parsed.serialize(workspace_bytes=1 << 28)
-
-
 @pytest.mark.parametrize(
     ("name", "batch"), [("segnet", (2, 2)), ("segnet", (1, 4)), ("resnet18", (1, 4))], ids=str
 )
-def test_every_backbone_in_both_layouts(
-    tensorrt: TensorRt, name: str, batch: tuple[int, int], tmp_path: Path
-) -> None:
+def test_every_backbone_in_both_layouts(name: str, batch: tuple[int, int], tmp_path: Path) -> None:
     backbone, fork = NETWORKS[name]
-    stages = backbone.stages()
-    plan = SharingPlan.forked(tuple(TASKS), tuple(stage.name for stage in stages), {fork: BRANCHES})
     # Every kernel method collapses to the files of a plain network.
-    model = collapse(MultitaskModel(stages, TASKS, plan, Plain()), SIZE).model
+    model = collapse(forked(backbone, {fork: BRANCHES}), SIZE).model
     layouts = write_models(model, tmp_path, layouts=("merged", "split"), size=SIZE, batch=batch, opset=18)
     for file in (file for files in layouts.values() for file in files):
-        assert build(tensorrt, tmp_path / file.path, batch)
+        assert serialized(tmp_path / file.path, batch)
 
 
-def test_every_kind_of_layer(tensorrt: TensorRt, tmp_path: Path) -> None:
+def test_every_kind_of_layer(tmp_path: Path) -> None:
     model = collapse(network(Plain(), "forked"), ODD).model
     layouts = write_models(model, tmp_path, layouts=("merged",), size=ODD, batch=(1, 2), opset=18)
     (file,) = layouts["merged"]
-    assert build(tensorrt, tmp_path / file.path, (1, 2))
+    assert serialized(tmp_path / file.path, (1, 2))
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_every_gpu_that_it_builds_for(tensorrt: TensorRt, capability: str) -> None:
+def test_every_gpu_that_it_builds_for(capability: str) -> None:
     manifest = read_manifest(TINY)
     for file in (file for files in manifest.layouts.values() for file in files):
-        assert build(tensorrt, TINY / file.path, manifest.input.batch, capability)
+        assert serialized(TINY / file.path, manifest.input.batch, capability)
 
 
 def save_graph(path: Path, nodes: list[NodeProto], kind: int, weights: Sequence[TensorProto] = ()) -> None:
@@ -91,14 +75,14 @@ def save_graph(path: Path, nodes: list[NodeProto], kind: int, weights: Sequence[
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), path)
 
 
-def test_fp16_is_read_from_the_types(tensorrt: TensorRt, tmp_path: Path) -> None:
+def test_fp16_is_read_from_the_types(tmp_path: Path) -> None:
     nodes = [helper.make_node("Softplus", ["image"], ["depth"])]
     save_graph(tmp_path / "model.onnx", nodes, TensorProto.FLOAT16)
-    assert Build(tensorrt, tmp_path / "model.onnx", (1, 1)).precision == "fp16"
-    assert build(tensorrt, tmp_path / "model.onnx", (1, 1))
+    assert Build(tensorrt_rtx(), tmp_path / "model.onnx", (1, 1)).precision == "fp16"
+    assert serialized(tmp_path / "model.onnx", (1, 1))
 
 
-def test_int8_is_read_from_the_quantizers(tensorrt: TensorRt, tmp_path: Path) -> None:
+def test_int8_is_read_from_the_quantizers(tmp_path: Path) -> None:
     """Symmetric activations, a scale for each channel of the weights, a bias in fp32."""
     random = np.random.default_rng(0)
     arrays = {
@@ -117,11 +101,11 @@ def test_int8_is_read_from_the_quantizers(tensorrt: TensorRt, tmp_path: Path) ->
     ]
     weights = [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()]
     save_graph(tmp_path / "model.onnx", nodes, TensorProto.FLOAT, weights)
-    assert Build(tensorrt, tmp_path / "model.onnx", (1, 1)).precision == "fp32+int8"
-    assert build(tensorrt, tmp_path / "model.onnx", (1, 1))
+    assert Build(tensorrt_rtx(), tmp_path / "model.onnx", (1, 1)).precision == "fp32+int8"
+    assert serialized(tmp_path / "model.onnx", (1, 1))
 
 
-def test_max_unpooling_fails_the_gate(tensorrt: TensorRt, tmp_path: Path) -> None:
+def test_max_unpooling_fails_the_gate(tmp_path: Path) -> None:
     halves = {"kernel_shape": [2, 2], "strides": [2, 2]}
     nodes = [
         helper.make_node("MaxPool", ["image"], ["pooled", "where"], **halves),
@@ -129,4 +113,4 @@ def test_max_unpooling_fails_the_gate(tensorrt: TensorRt, tmp_path: Path) -> Non
     ]
     save_graph(tmp_path / "model.onnx", nodes, TensorProto.FLOAT)
     with pytest.raises(SetupError, match=r"model that tensorrt_rtx [\d.]+ can read.*MaxUnpool"):
-        build(tensorrt, tmp_path / "model.onnx", (1, 1))
+        serialized(tmp_path / "model.onnx", (1, 1))

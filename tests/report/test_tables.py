@@ -26,7 +26,15 @@ BENCH = msgspec.json.decode(
     (Path(__file__).parents[1] / "fixtures/bench_report.json").read_bytes(), type=BenchReport
 )
 GOOD = Deviation(
-    passed=True, max_abs=1.5e-7, max_rel=2e-7, sample=1, channel=0, pixel=(3, 4), expected=1.0, found=1.0
+    passed=True,
+    max_abs=1.5e-7,
+    max_rel=2e-7,
+    sample=1,
+    channel=0,
+    pixel=(3, 4),
+    expected=1.0,
+    found=1.0,
+    atol=1e-5,
 )
 VERIFY = VerifyReport(
     bundle="tiny",

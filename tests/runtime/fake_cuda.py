@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from ctypes import CFUNCTYPE, POINTER, c_char, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, c_void_p
+from ctypes import CFUNCTYPE, POINTER, c_char, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 NEW = POINTER(c_void_p)
-CONTEXT, STREAM, EVENT = 0x7F00000000C0, 0x7F0000000510, 0x7F0000000E00  # handles of more than 32 bits
+CONTEXT, STREAM = 0x7F00000000C0, 0x7F0000000510  # handles of more than 32 bits
 DRIVER: dict[str, tuple[tuple[Any, ...], Any]] = {}
 
 
@@ -33,8 +33,15 @@ class FakeGpu:
     """A driver's state. ``fails`` maps functions to the status they return; ``calls`` counts them; ``alive``
     counts what was made and not yet given back."""
 
-    def __init__(self, name: str = "Orin", capability: tuple[int, int] = (8, 7)) -> None:
-        self.name, self.capability = name, capability
+    def __init__(
+        self,
+        name: str = "Orin",
+        capability: tuple[int, int] = (8, 7),
+        integrated: bool = False,
+        free_bytes: int = 3 << 30,
+    ) -> None:
+        self.name, self.capability, self.integrated = name, capability, integrated
+        self.free_bytes = free_bytes
         self.fails: dict[str, int] = {}
         self.calls: dict[str, int] = {}
         self.memory: dict[int, Any] = {}
@@ -90,7 +97,7 @@ class FakeGpu:
 
     @driver("cuDeviceGetAttribute", POINTER(c_int), c_int, c_int)
     def _device_get_attribute(self, where: Any, attribute: int, _: int) -> None:
-        where[0] = self.capability[{75: 0, 76: 1}[attribute]]
+        where[0] = {18: int(self.integrated), 75: self.capability[0], 76: self.capability[1]}[attribute]
 
     @driver("cuDevicePrimaryCtxRetain", NEW, c_int)
     def _device_primary_ctx_retain(self, where: Any, _: int) -> None:
@@ -102,7 +109,7 @@ class FakeGpu:
 
     @driver("cuMemGetInfo_v2", POINTER(c_size_t), POINTER(c_size_t))
     def _mem_get_info(self, free: Any, total: Any) -> None:
-        free[0], total[0] = 3 << 30, 8 << 30
+        free[0], total[0] = self.free_bytes, 8 << 30
 
     @driver("cuMemAlloc_v2", POINTER(c_uint64), c_size_t)
     def _mem_alloc(self, where: Any, size: int) -> None:
@@ -167,23 +174,6 @@ class FakeGpu:
     @driver("cuGraphExecDestroy", c_void_p)
     def _graph_exec_destroy(self, _: int) -> None:
         self._gone("launchable")
-
-    @driver("cuEventCreate", NEW, c_uint)
-    def _event_create(self, where: Any, _: int) -> None:
-        self._new("event", where, EVENT + self.calls["cuEventCreate"])
-
-    @driver("cuEventDestroy_v2", c_void_p)
-    def _event_destroy(self, _: int) -> None:
-        self._gone("event")
-
-    @driver("cuEventRecord", c_void_p, c_void_p)
-    def _event_record(self, event: int, stream: int) -> None:
-        assert (event > EVENT, stream) == (True, STREAM)
-
-    @driver("cuEventElapsedTime", POINTER(c_float), c_void_p, c_void_p)
-    def _event_elapsed_time(self, where: Any, start: int, stop: int) -> None:
-        assert start < stop
-        where[0] = 1.5
 
     @driver("cuGetErrorString", c_int, POINTER(c_char_p))
     def _get_error_string(self, status: int, where: Any) -> None:

@@ -36,7 +36,7 @@ def fake_tensorrt(gpu: FakeGpu, version: str, package: str = "tensorrt") -> Modu
     trt.__spec__ = ModuleSpec(package, None)
     major = int(version.partition(".")[0])
     network = {8: ["EXPLICIT_BATCH"], 10: ["EXPLICIT_BATCH", "STRONGLY_TYPED"]}.get(major, ["STRONGLY_TYPED"])
-    builder = ["TF32", *(["FP16", "INT8"] if major <= 10 else [])]
+    builder = ["TF32", *(["FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"] if major <= 10 else [])]
     trt.__version__ = version
     trt.ILogger = Logger
     trt.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", network, start=0)
@@ -49,7 +49,7 @@ def fake_tensorrt(gpu: FakeGpu, version: str, package: str = "tensorrt") -> Modu
 
 
 class Network:
-    """A parsed file; its only layers are those that write its outputs."""
+    """A parsed file; its only layers are those that write its outputs, each from the first input."""
 
     def __init__(self, flags: int) -> None:
         self.flags, self.onnx = flags, b""
@@ -69,12 +69,23 @@ class Network:
             for tensors in (session.get_inputs(), session.get_outputs())
         )
         self.num_inputs, self.num_layers = len(self.inputs), len(self.outputs)
+        self.layers = [
+            SimpleNamespace(
+                type=SimpleNamespace(name="IDENTITY"),
+                num_inputs=2,
+                get_input=[self.inputs[0], None].__getitem__,
+                num_outputs=1,
+                get_output=[output].__getitem__,
+                precision=None,
+            )
+            for output in self.outputs
+        ]
 
     def get_input(self, number: int) -> SimpleNamespace:
         return self.inputs[number]
 
     def get_layer(self, number: int) -> SimpleNamespace:
-        return SimpleNamespace(num_outputs=1, get_output=lambda _: self.outputs[number])
+        return self.layers[number]
 
 
 class Parser:
@@ -145,6 +156,9 @@ class Builder:
             "implicit batch": not typed and not network.flags >> known.get("EXPLICIT_BATCH", 0) & 1,
             "flags in a strongly typed network": bool(typed and weak),
             "fp16 tensors without FP16": not typed and half != ("FP16" in weak),
+            "types that nothing holds": not typed
+            and half
+            and ("OBEY_PRECISION_CONSTRAINTS" not in weak or any(_free(layer) for layer in network.layers)),
             "no profile": any(name not in profile.shapes for name in free for profile in config.profiles)
             or bool(free and not config.profiles),
             "out of memory": not config.workspace or config.workspace > 4 << 30,
@@ -158,6 +172,10 @@ class Builder:
         }
         head = {"made_by": self.trt.__version__, "for": self.gpu.capability, "ranges": ranges}
         return json.dumps(head).encode() + b"\n" + network.onnx
+
+
+def _free(layer: SimpleNamespace) -> bool:
+    return layer.precision is not layer.get_output(0).dtype
 
 
 class Runtime:

@@ -2,17 +2,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("onnxruntime")
 
 from edgemtl.core.errors import SetupError
-from edgemtl.runtime.build import PACKAGES, Build, tensorrt
+from edgemtl.runtime.build import PACKAGES, Build, hold_types, tensorrt
+from tests.fixtures.places import TINY
 from tests.runtime.conftest import Install
 from tests.runtime.fake_tensorrt import VERSIONS
 
-TINY = Path(__file__).parents[1] / "fixtures/tiny_bundle"
 MODEL = TINY / "model.onnx"
 ROOM = 1 << 30
 
@@ -27,21 +28,48 @@ def test_every_version_builds_a_free_batch(install: Install, version: str) -> No
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_version_builds_what_is_typed_fp16(install: Install, version: str, tmp_path: Path) -> None:
-    """The fake refuses, as TensorRT does, flags where types rule, and fp16 without its flag elsewhere."""
+    """The fake refuses, as TensorRT does, flags where types rule, and fp16 without its flag elsewhere. What
+    TensorRT would do in silence, it refuses too: to compute in fp16 what nothing holds in fp32."""
     onnx = pytest.importorskip("onnx")
-    ends = [
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT16, [1, 3, 4, 4])
-        for name in ("image", "depth")
-    ]
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Relu", ["image"], ["depth"])], "half", ends[:1], ends[1:]
+    half, full = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    image, depth, normals = (
+        onnx.helper.make_tensor_value_info(name, kind, [1, 3, 4, 4])
+        for name, kind in (("image", half), ("depth", half), ("normals", full))
     )
+    nodes = [
+        onnx.helper.make_node("Relu", ["image"], ["depth"]),
+        onnx.helper.make_node("Cast", ["image"], ["normals"], to=full),
+    ]
+    graph = onnx.helper.make_graph(nodes, "half", [image], [depth, normals])
     opset = [onnx.helper.make_opsetid("", 18)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "half.onnx")
     install(version)
     build = Build(tensorrt(), tmp_path / "half.onnx", (1, 1))
-    assert build.precision == "fp16"
+    assert build.precision == "fp16+fp32"
     assert build.serialize(ROOM)
+
+
+def layer(kind: str, reads: str, writes: str, dtype: str) -> SimpleNamespace:
+    """A layer of TensorRT as far as it is looked at."""
+    tensors = [SimpleNamespace(name=name, dtype=SimpleNamespace(name=dtype)) for name in (reads, writes)]
+    return SimpleNamespace(
+        type=SimpleNamespace(name=kind),
+        num_inputs=1,
+        get_input=tensors[:1].__getitem__,
+        num_outputs=1,
+        get_output=tensors[1:].__getitem__,
+        precision=None,
+    )
+
+
+def test_what_runs_in_int8_is_not_held_and_all_else_is_but_integers() -> None:
+    quantize, dequantize = layer("QUANTIZE", "a", "b", "INT8"), layer("DEQUANTIZE", "b", "c", "FLOAT")
+    convolution, again = layer("CONVOLUTION", "c", "d", "FLOAT"), layer("QUANTIZE", "d", "e", "INT8")
+    half, full = layer("CONVOLUTION", "f", "g", "HALF"), layer("RESIZE", "g", "h", "FLOAT")
+    shape = layer("SHAPE", "g", "i", "INT32")
+    hold_types([quantize, dequantize, convolution, again, half, full, shape])
+    assert [one.precision.name for one in (half, full)] == ["HALF", "FLOAT"]
+    assert {one.precision for one in (quantize, dequantize, convolution, again, shape)} == {None}
 
 
 def test_a_file_that_is_no_model(install: Install, tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 from threading import Thread
 
 import numpy as np
 import pytest
 
 from edgemtl.core.errors import SetupError
+from edgemtl.runtime import cuda
 from edgemtl.runtime.cuda import Buffer, Gpu, Stream
 from tests.runtime.conftest import Install
 from tests.runtime.fake_cuda import FakeGpu
@@ -18,6 +20,19 @@ def test_a_gpu_says_what_it_is(install: Install) -> None:
     install(gpu=FakeGpu("Thor", (11, 0)))
     gpu = Gpu()
     assert (gpu.name, gpu.capability, gpu.free_bytes()) == ("Thor", "11.0", 3 << 30)
+
+
+@pytest.mark.parametrize(("integrated", "free_mib"), [(False, 100), (True, 2000)])
+def test_a_gpu_that_shares_memory_counts_what_the_system_gives_up(
+    integrated: bool, free_mib: int, install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text(f"MemTotal: 7990000 kB\nMemAvailable: {2000 * 1024} kB\n")
+    monkeypatch.setattr(cuda, "MEMORY", meminfo)
+    install(gpu=FakeGpu(integrated=integrated, free_bytes=100 << 20))
+    assert Gpu().free_bytes() == free_mib << 20
+    meminfo.unlink()
+    assert Gpu().free_bytes() == 100 << 20
 
 
 def test_bytes_go_there_and_back_in_order(install: Install) -> None:
@@ -91,7 +106,7 @@ def test_all_is_given_back(install: Install) -> None:
     stream, buffer = Stream(gpu), Buffer(gpu)
     buffer.reserve(8)
     replay = stream.record(lambda: None)
-    assert fake.alive == {"stream": 1, "event": 2, "memory": 1, "graph": 0, "launchable": 1}
+    assert fake.alive == {"stream": 1, "memory": 1, "graph": 0, "launchable": 1}
     del stream, buffer, replay
     gc.collect()
     assert set(fake.alive.values()) == {0}

@@ -12,16 +12,17 @@ pytest.importorskip("onnxruntime")
 
 from edgemtl.core.bundle import read_manifest, sha256
 from edgemtl.core.errors import SetupError
+from edgemtl.runtime import engines
 from edgemtl.runtime.build import tensorrt
 from edgemtl.runtime.cuda import Gpu
 from edgemtl.runtime.engines import Sidecar, open_engine
+from tests.fixtures.places import TINY
 from tests.runtime.conftest import Install
 from tests.runtime.fake_cuda import FakeGpu
 
-TINY = Path(__file__).parents[1] / "fixtures/tiny_bundle"
 MANIFEST = read_manifest(TINY)
 FILE = MANIFEST.layouts["merged"][0]
-ENGINE = "model.tensorrt-10.3.0.sm87.engine"
+ENGINE = f"{FILE.name}.tensorrt-10.3.0.sm87.engine"
 
 
 @pytest.fixture
@@ -45,14 +46,13 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_an_engine_is_built_once_and_kept_beside_the_bundle(
+def test_an_engine_is_built_once_and_kept_in_the_bundle_which_stays_sound(
     install: Install, bundle: Path, opened: Callable[[], str]
 ) -> None:
     install()
-    before = names(bundle)
-    assert f"Building {bundle}.engines/{ENGINE} for tensorrt 10.3.0 on Orin" in opened()
-    assert names(bundle.with_name("tiny.engines")) == [ENGINE, f"{ENGINE}.json"]
-    assert names(bundle) == before
+    assert f"Building {bundle}/engines/{ENGINE} for tensorrt 10.3.0 on Orin" in opened()
+    assert names(bundle / "engines") == [ENGINE, f"{ENGINE}.json"]
+    assert read_manifest(bundle) == MANIFEST
     assert opened() == ""
 
 
@@ -61,20 +61,21 @@ def test_the_sidecar_says_what_it_was_built_from(
 ) -> None:
     install()
     opened()
-    engine = bundle.with_name("tiny.engines") / ENGINE
+    engine = bundle / "engines" / ENGINE
     found = json.loads(engine.with_name(f"{ENGINE}.json").read_text())
     assert set(found) == set(Sidecar.__struct_fields__)
     assert found["build_s"] > 0
     assert found["created"]
-    known = {name: value for name, value in found.items() if name not in ("build_s", "created")}
+    assert found["built_by"].startswith("edgemtl ")
+    known = {name: value for name, value in found.items() if name not in ("build_s", "created", "built_by")}
     assert known == {
         "onnx_sha256": sha256(bundle / FILE.path),
         "engine_sha256": sha256(engine),
         "runtime": "tensorrt 10.3.0",
-        "gpu": "Orin",
+        "device": "Orin",
+        "precision": "fp32",
         "capability": "8.7",
         "batch": list(MANIFEST.input.batch),
-        "precision": "fp32",
     }
 
 
@@ -94,7 +95,7 @@ def test_an_engine_of_another_gpu_of_the_same_capability(install: Install, opene
     install()
     opened()
     install(gpu=FakeGpu("Orin Nano"))
-    assert "is built again: it was built for gpu Orin, not Orin Nano" in opened()
+    assert "is built again: it was built for device Orin, not Orin Nano" in opened()
     assert opened() == ""
 
 
@@ -111,7 +112,7 @@ def test_a_truncated_engine_is_built_again(
 ) -> None:
     install()
     opened()
-    engine = bundle.with_name("tiny.engines") / ENGINE
+    engine = bundle / "engines" / ENGINE
     engine.write_bytes(engine.read_bytes()[:size])
     assert f"{ENGINE} is built again: it is truncated or was changed" in opened()
     assert opened() == ""
@@ -123,7 +124,7 @@ def test_an_engine_without_a_sound_sidecar_is_built_again(
 ) -> None:
     install()
     opened()
-    sidecar = bundle.with_name("tiny.engines") / f"{ENGINE}.json"
+    sidecar = (bundle / "engines") / f"{ENGINE}.json"
     sidecar.unlink()
     if content is not None:
         sidecar.write_bytes(content)
@@ -137,12 +138,25 @@ def test_an_engine_that_tensorrt_refuses_is_built_again(
     """A driver or a library may have changed under the same version."""
     install()
     opened()
-    engine = bundle.with_name("tiny.engines") / ENGINE
+    engine = bundle / "engines" / ENGINE
     sidecar = engine.with_name(f"{ENGINE}.json")
     engine.write_bytes(b"foreign")
     sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"engine_sha256": sha256(engine)}))
     assert "is built again: Serialization assertion failed" in opened()
     assert opened() == ""
+
+
+def test_a_board_says_which_one_it_is(
+    install: Install, opened: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver has one name for the GPUs of a Nano and of an AGX, which are fast with unlike engines."""
+    install()
+    model = tmp_path / "model"
+    monkeypatch.setattr(engines, "MODEL", model)
+    for board in ("NVIDIA Jetson AGX Orin", "NVIDIA Jetson Orin Nano"):
+        model.write_text(f"{board}\0")
+        assert f"on {board}; this can take minutes" in opened()
+        assert opened() == ""
 
 
 def read_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,8 +173,7 @@ def test_where_the_bundle_is_read_only_the_user_s_cache_serves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     install()
-    (tmp_path / "cache").mkdir()
-    read_only(tmp_path, monkeypatch)
+    read_only(bundle, monkeypatch)
     assert opened()
     (kept,) = (tmp_path / "cache" / "edgemtl").iterdir()
     assert names(kept) == [ENGINE, f"{ENGINE}.json"]
@@ -168,12 +181,11 @@ def test_where_the_bundle_is_read_only_the_user_s_cache_serves(
 
 
 def test_engines_that_came_with_a_read_only_bundle_are_used(
-    install: Install, opened: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    install: Install, bundle: Path, opened: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install()
     opened()
-    read_only(tmp_path, monkeypatch)
-    read_only(tmp_path / "tiny.engines", monkeypatch)
+    read_only(bundle / "engines", monkeypatch)
     assert opened() == ""
 
 
@@ -181,9 +193,19 @@ def test_where_nothing_can_be_written_no_minutes_are_wasted(
     install: Install, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install()
+    read_only(bundle, monkeypatch)
     read_only(tmp_path, monkeypatch)
     with pytest.raises(SetupError, match=r"cache/edgemtl/.*no permission\. Set XDG_CACHE_HOME"):
         open_engine(bundle / FILE.path, FILE, tensorrt(), Gpu())
+
+
+def test_a_build_that_would_be_killed_is_refused(install: Install, bundle: Path) -> None:
+    install(gpu=FakeGpu(free_bytes=511 << 20))
+    with pytest.raises(
+        SetupError, match=r"memory: expected 512 MiB free, found 511 MiB\. Stop other programs"
+    ):
+        open_engine(bundle / FILE.path, FILE, tensorrt(), Gpu())
+    assert not (bundle / "engines").exists()
 
 
 def test_a_failed_build_leaves_nothing(install: Install, bundle: Path) -> None:
@@ -191,4 +213,4 @@ def test_a_failed_build_leaves_nothing(install: Install, bundle: Path) -> None:
     (bundle / FILE.path).write_bytes(b"no model")
     with pytest.raises(SetupError, match=r"expected a model that tensorrt 10\.3\.0 can read"):
         open_engine(bundle / FILE.path, FILE, tensorrt(), Gpu())
-    assert not bundle.with_name("tiny.engines").exists()
+    assert not (bundle / "engines").exists()

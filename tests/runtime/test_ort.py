@@ -10,8 +10,8 @@ import pytest
 from edgemtl.core.bundle import TensorInfo, read_manifest
 from edgemtl.core.errors import BundleError, SetupError
 from edgemtl.runtime.ort import OrtSession, onnxruntime
+from tests.fixtures.places import TINY
 
-TINY = Path(__file__).parents[1] / "fixtures/tiny_bundle"
 FILE = read_manifest(TINY).layouts["merged"][0]
 
 

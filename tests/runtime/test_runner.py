@@ -16,8 +16,8 @@ from edgemtl.core.bundle import ModelFile, read_manifest
 from edgemtl.core.errors import BundleError, RecipeError
 from edgemtl.runtime.runner import BundleRunner, choose_layout
 from edgemtl.runtime.session import Array, FakeSession
+from tests.fixtures.places import TINY
 
-TINY = Path(__file__).parents[1] / "fixtures/tiny_bundle"
 MANIFEST = read_manifest(TINY)
 TASKS = tuple(MANIFEST.tasks)
 SUBSETS = list(chain.from_iterable(combinations(TASKS, size) for size in range(1, len(TASKS) + 1)))
@@ -66,6 +66,20 @@ def test_only_the_files_that_its_tasks_need_are_opened(subset: tuple[str, ...]) 
     assert set(sessions) == {file.name for file in runner.files}
     runner(image())
     assert all(session.runs for session in sessions.values())
+
+
+@pytest.mark.parametrize("batch", [(3, 3), (2, 4)])
+def test_any_number_of_images_is_run_in_batches_that_the_bundle_takes(batch: tuple[int, int]) -> None:
+    info = msgspec.structs.replace(MANIFEST.input, batch=batch)
+    manifest = msgspec.structs.replace(MANIFEST, input=info)
+    runner = BundleRunner(TINY, layout="merged", threads=1, manifest=manifest)
+    singly = BundleRunner(TINY, layout="merged", threads=1)
+    images = image(7)
+    with pytest.raises(RecipeError, match="image: expected"):
+        runner(images)
+    for task, found in runner.run_all(images).items():
+        expected = np.concatenate([singly(images[at : at + 1])[task] for at in range(7)])
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_only_tensors_that_somebody_reads_are_fetched() -> None:

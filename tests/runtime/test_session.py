@@ -53,7 +53,7 @@ def test_a_recorded_session_tells_when_it_runs_and_is_otherwise_the_same() -> No
     feeds = {"feature": np.ones((1, 4, 2, 3), np.float32), "skip": np.ones((1, 1, 4, 6), np.float32)}
     ran: list[str] = []
     session = recording(lambda path, file, threads: FakeSession(file), ran)(Path("head.onnx"), FILE, 1)
-    assert session.runtime == "fake"
+    assert (session.runtime, session.settings) == ("fake", {})
     assert ran == []
     found, expected = session.run(feeds, ["depth"]), FakeSession(FILE).run(feeds, ["depth"])
     np.testing.assert_array_equal(found["depth"], expected["depth"])

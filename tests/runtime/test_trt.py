@@ -20,10 +20,10 @@ from edgemtl.runtime.runner import BundleRunner
 from edgemtl.runtime.session import Array
 from edgemtl.runtime.trt import TrtSession
 from edgemtl.runtime.verify import verify
+from tests.fixtures.places import TINY
 from tests.runtime.conftest import Install
 from tests.runtime.fake_tensorrt import VERSIONS
 
-TINY = Path(__file__).parents[1] / "fixtures/tiny_bundle"
 MANIFEST = read_manifest(TINY)
 FILE = MANIFEST.layouts["merged"][0]
 GRAPHS = pytest.mark.parametrize("cuda_graph", [False, True], ids=["enqueued", "graph"])
@@ -105,13 +105,6 @@ def test_a_graph_is_recorded_once_for_a_shape(install: Install, bundle: Path) ->
     assert gpu.alive["launchable"] == 1
 
 
-def test_the_device_times_its_work(install: Install, bundle: Path) -> None:
-    install()
-    session = TrtSession(bundle / FILE.path, FILE, 1)
-    session.run({"image": image(1)})
-    assert session.compute_ms == 1.5
-
-
 def test_arrays_with_gaps_are_fed_as_they_read(install: Install, bundle: Path) -> None:
     install()
     session, mirrored = TrtSession(bundle / FILE.path, FILE, 1), image(2)[..., ::-1]
@@ -166,6 +159,9 @@ def test_the_environment_chooses_it(install: Install, bundle: Path, monkeypatch:
     install()
     monkeypatch.setenv("EDGEMTL_RUNTIME", "tensorrt")
     assert BundleRunner(bundle).runtime == "tensorrt 10.3.0"
+    assert open_session(bundle / FILE.path, FILE, 1).settings == {"cuda_graph": "off"}
+    monkeypatch.setenv("EDGEMTL_RUNTIME", "tensorrt-graph")
+    assert open_session(bundle / FILE.path, FILE, 1).settings == {"cuda_graph": "on"}
     monkeypatch.setenv("EDGEMTL_RUNTIME", "tensort")
     with pytest.raises(SetupError, match=r"EDGEMTL_RUNTIME: .*Did you mean `tensorrt`"):
         open_session(bundle / FILE.path, FILE, 1)

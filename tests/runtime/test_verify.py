@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgemtl.bench.device import device_facts
 from edgemtl.core.bundle import Manifest, read_manifest, sha256, write_manifest
 from edgemtl.core.errors import BundleError, RecipeError
 from edgemtl.runtime.opening import open_session
 from edgemtl.runtime.session import Array, Session, SessionFactory
 from edgemtl.runtime.verify import verify
+from tests.fixtures.places import TINY
 
-TINY = Path(__file__).parents[1] / "fixtures/tiny_bundle"
 MANIFEST = read_manifest(TINY)
 TASKS = tuple(MANIFEST.tasks)
 
@@ -92,6 +93,23 @@ def test_the_tolerance_decides() -> None:
     assert verify(TINY, layout="merged", threads=1, rtol=0.011, sessions=sessions).passed
     assert not verify(TINY, layout="merged", threads=1, rtol=0.009, sessions=sessions).passed
     assert verify(TINY, layout="merged", threads=1, atol=10.0, rtol=0.0, sessions=sessions).passed
+
+
+def test_a_task_is_judged_by_its_own_tolerance_which_the_report_states(folder: Path) -> None:
+    depth = msgspec.structs.replace(MANIFEST.tasks["depth"], atol=0.25)
+    rewritten(folder, msgspec.structs.replace(MANIFEST, tasks={**MANIFEST.tasks, "depth": depth}))
+    report = verify(folder, layout="merged", threads=1)
+    stated = {task: deviation.atol for task, deviation in report.layouts["merged"].items()}
+    others = dict.fromkeys(TASKS, MANIFEST.golden.atol)
+    assert stated == {**others, "depth": 0.25}
+    assert report.atol == MANIFEST.golden.atol
+    given = verify(folder, layout="merged", threads=1, atol=0.5)
+    assert {deviation.atol for deviation in given.layouts["merged"].values()} == {given.atol} == {0.5}
+
+
+def test_the_report_says_where_it_was_verified() -> None:
+    device = device_facts()
+    assert verify(TINY, layout="merged", threads=1, device=device).device == device
 
 
 @pytest.mark.parametrize("value", [-1.0, np.nan])

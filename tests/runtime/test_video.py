@@ -15,8 +15,8 @@ from edgemtl.core.errors import RecipeError
 from edgemtl.runtime.runner import BundleRunner
 from edgemtl.runtime.session import Array, FakeSession
 from edgemtl.runtime.video import Keyframes, VideoRunner, parse_keyframes
+from tests.fixtures.places import TINY
 
-TINY = Path(__file__).parents[1] / "fixtures/tiny_bundle"
 MANIFEST = read_manifest(TINY)
 TASKS = tuple(MANIFEST.tasks)
 RATES = st.fixed_dictionaries(
@@ -147,6 +147,14 @@ def test_a_branch_that_reads_the_image_runs_anew_and_is_as_old_as_the_features()
     assert bundle.runs()["branch_segmentation"] == bundle.runs()["head_segmentation"] == 2
     assert (second["segmentation"].array != first["segmentation"].array).all()
     assert {answer.age for answer in second.values()} == {1}
+
+
+def test_nobody_can_write_into_an_answer_that_still_stands() -> None:
+    video = VideoRunner(FakeBundle().runner, rates={"depth": Fraction(1, 2)})
+    for _ in range(2):
+        for answer in video(image(0.5)).values():
+            with pytest.raises(ValueError, match="read-only"):
+                answer.array[:] = 0
 
 
 def test_after_reset_another_video_begins() -> None:

@@ -19,6 +19,7 @@ from torch import nn
 
 from edgemtl.core.errors import DataError
 from edgemtl.training.checkpoint import FORMAT, Checkpoint
+from tests.trap import Touch
 
 
 def checkpoint(step: int = 7) -> Checkpoint:
@@ -103,16 +104,6 @@ def test_a_full_disk_is_a_setup_error_and_loses_nothing(tmp_path: Path) -> None:
 def test_no_checkpoint_is_a_data_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a checkpoint to resume from, found none"):
         Checkpoint.load(tmp_path / "state.pt")
-
-
-class Touch:
-    """Its pickle creates a file when it is opened."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.path,)
 
 
 @pytest.mark.parametrize("save", [partial(pickle.dumps, protocol=2), as_bytes], ids=["pickle", "torch"])

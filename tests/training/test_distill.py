@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,13 @@ from edgemtl.core.errors import DataError, RecipeError
 from edgemtl.data import Batch
 from edgemtl.kernels import Factorized, Plain, factors, parametrized
 from edgemtl.model import MultitaskModel
-from edgemtl.recipe import Recipe
 from edgemtl.run import Run, build_model
 from edgemtl.training.distill import Distill, Distiller
 from edgemtl.training.objective import Objective
 from edgemtl.training.steps import UPDATES
-from edgemtl.training.trainer import Trainer
 from tests.contracts.networks import SIZE, TASKS, network
-from tests.tiny import tiny
+from tests.tiny import tiny, two_tasks
+from tests.training.stopping import StopError, stop_at
 
 WEIGHT = 3.0
 
@@ -134,29 +132,18 @@ def test_a_teacher_may_have_other_channels_but_not_another_size() -> None:
         Distill(teachers="x").build(student, {"depth": coarser}, (16, 24))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures() -> Iterator[None]:
-    """They take longer than such a training."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workflow, "illustrate", lambda _: None)
-        yield
-
-
-def recipe(*overrides: str) -> Recipe:
-    tasks = ["tasks={segmentation: {classes: 13}, depth: {}}", "plan.forks={decoder1: each}"]
-    return tiny(*tasks, "training.epochs=2", *overrides)
-
-
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = workflow.train(recipe("training.epochs=1"), tmp_path_factory.mktemp("teachers") / "run", twins=True)
+    run = workflow.train(
+        two_tasks("training.epochs=1"), tmp_path_factory.mktemp("teachers") / "run", twins=True
+    )
     return run.path / "twins"
 
 
 @pytest.fixture(scope="module")
 def run(twins: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("distilled") / "run"
-    return workflow.train(recipe(f"training.distill.teachers={twins}"), folder)
+    return workflow.train(two_tasks(f"training.distill.teachers={twins}"), folder)
 
 
 def test_the_distances_are_recorded_and_fall(run: Run) -> None:
@@ -167,7 +154,7 @@ def test_the_distances_are_recorded_and_fall(run: Run) -> None:
 
 
 def test_neither_adaptors_nor_teachers_are_part_of_the_network(run: Run) -> None:
-    plain = build_model(recipe())
+    plain = build_model(two_tasks())
     assert run.trained().state_dict().keys() == plain.state_dict().keys()
     collapsed = workflow.collapse(run, evaluate=False)
     assert collapsed.model.state_dict().keys() == fold(plain)[0].state_dict().keys()
@@ -177,19 +164,10 @@ def test_neither_adaptors_nor_teachers_are_part_of_the_network(run: Run) -> None
 def test_a_distilled_run_that_is_stopped_and_resumed_ends_with_the_same_weights(
     update: str, twins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = recipe(f"training.distill.teachers={twins.parent}", f"training.update={update}")
+    settings = two_tasks(f"training.distill.teachers={twins.parent}", f"training.update={update}")
     whole = workflow.train(settings, tmp_path / "whole")
-    learn = Trainer._learn
-
-    def stopped(self: Trainer, batch: Batch) -> dict[str, float]:
-        if self.step == 5:
-            self.save()
-        if self.step == 6:
-            raise KeyboardInterrupt
-        return learn(self, batch)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "_learn", stopped)
+    with monkeypatch.context() as patch, pytest.raises(StopError):
+        stop_at(6, patch, save_every=5)
         workflow.train(settings, tmp_path / "parts")
     parts = workflow.resume(tmp_path / "parts")
     state, expected = (torch.load(run.path / "state.pt", weights_only=True) for run in (parts, whole))
@@ -202,7 +180,7 @@ def test_a_distilled_run_that_is_stopped_and_resumed_ends_with_the_same_weights(
 def test_two_processes_distill_to_what_one_does(twins: Path, tmp_path: Path) -> None:
     # SGD: Adam divides by the size of gradients, and so makes much of rounding where they are close to 0.
     settings = [f"training.distill.teachers={twins}", "training.optimizer.type=sgd", "training.epochs=1"]
-    runs = [workflow.train(recipe(*settings, f"training.devices={n}"), tmp_path / str(n)) for n in (1, 2)]
+    runs = [workflow.train(two_tasks(*settings, f"training.devices={n}"), tmp_path / str(n)) for n in (1, 2)]
     one, two = (torch.load(run.path / "state.pt", weights_only=True)["adaptors"] for run in runs)
     torch.testing.assert_close(two, one, rtol=1e-3, atol=1e-4)
 
@@ -220,7 +198,7 @@ def test_bad_settings_are_refused_before_a_run_exists(
     override: str, error: type[Exception], message: str, twins: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=message):
-        workflow.train(recipe(override.replace("TWINS", str(twins))), tmp_path / "run")
+        workflow.train(two_tasks(override.replace("TWINS", str(twins))), tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
 

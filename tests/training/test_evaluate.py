@@ -28,11 +28,11 @@ def truth(batch: Batch) -> dict[str, torch.Tensor]:
 
 def test_the_truth_scores_perfectly(batches: list[Batch]) -> None:
     answers = iter(batches)
-    found = evaluate(lambda _: truth(next(answers)), TASKS, batches)
+    found = evaluate(lambda _: truth(next(answers)), TASKS, batches, losses=True)
     assert found.scores["segmentation"]["miou"] == 1
     assert found.scores["depth"]["abs"] == 0
     assert found.scores["normals"]["mean"] < 0.1
-    assert all(abs(loss) < 1e-3 for loss in found.losses.values())
+    assert found.losses == pytest.approx(dict.fromkeys(TASKS, 0), abs=1e-3)
 
 
 def test_metrics_are_over_the_whole_set_however_it_is_cut(batches: list[Batch]) -> None:
@@ -52,7 +52,19 @@ def test_metrics_are_over_the_whole_set_however_it_is_cut(batches: list[Batch]) 
         for b in batches
         for i in range(len(b.ids))
     ]
-    together, apart = evaluate(predict, TASKS, batches), evaluate(predict, TASKS, singles)
+    together, apart = (evaluate(predict, TASKS, cut, losses=True) for cut in (batches, singles))
+    assert together.losses.keys() == TASKS.keys()
     assert together.losses == pytest.approx(apart.losses)
+    assert evaluate(predict, TASKS, batches) == (together.scores, {})
     for task, scores in together.scores.items():
         assert scores == pytest.approx(apart.scores[task])
+
+
+def test_a_metric_that_no_pixel_defines_is_left_out(batches: list[Batch]) -> None:
+    blind = [
+        Batch(b.ids, b.image, {**b.labels, "depth": torch.zeros_like(b.labels["depth"])}) for b in batches
+    ]
+    answers = iter(blind)
+    scores = evaluate(lambda _: truth(next(answers)), TASKS, blind).scores
+    assert scores["depth"] == {}
+    assert scores["segmentation"]["miou"] == 1

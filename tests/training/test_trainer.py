@@ -17,10 +17,11 @@ import safetensors.torch
 
 from edgemtl import workflow
 from edgemtl.core.errors import DataError, EdgemtlError, SetupError, TrainingError
-from edgemtl.data import Batch, Scenes
+from edgemtl.data import Scenes
 from edgemtl.run import Run
 from edgemtl.training.trainer import Trainer
 from tests.tiny import as_yaml, tiny
+from tests.training.stopping import StopError, stop_at
 
 Weights = dict[str, torch.Tensor]
 SLOW = {"data": {"type": "scenes", "size": [16, 24], "train": 64, "val": 4}}
@@ -32,24 +33,6 @@ def weights(run: Path) -> Weights:
 
 def same(a: Weights, b: Weights) -> bool:
     return a.keys() == b.keys() and all(torch.equal(value, b[key]) for key, value in a.items())
-
-
-class StopError(Exception):
-    """Stands for whatever ends a process in the middle."""
-
-
-def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, *, save_at: int | None = None) -> None:
-    """Let training fail before a step, as if it had been killed; with a checkpoint at an earlier one."""
-    learn = Trainer._learn
-
-    def interrupted(self: Trainer, batch: Batch) -> dict[str, float]:
-        if self.step == save_at:
-            self.save()
-        if self.step == step:
-            raise StopError
-        return learn(self, batch)
-
-    monkeypatch.setattr(Trainer, "_learn", interrupted)
 
 
 @pytest.mark.parametrize("update", ["joint", "routed", "alternating"])
@@ -69,7 +52,7 @@ def test_a_run_that_is_stopped_anywhere_and_resumed_ends_with_the_same_weights(
     whole = workflow.train(recipe, tmp_path / "whole")
     # Step 7 is in the middle of the second epoch; the checkpoint is two steps older.
     with monkeypatch.context() as patch, pytest.raises(StopError):
-        stop_at(7, patch, save_at=5)
+        stop_at(7, patch, save_every=5)
         workflow.train(recipe, tmp_path / "parts")
     resumed = workflow.resume(tmp_path / "parts")
     assert same(weights(whole.path), weights(resumed.path))
@@ -101,7 +84,7 @@ def test_what_balances_the_tasks_is_resumed_as_it_was(
     whole = workflow.train(recipe, tmp_path / "whole")
     # In the middle of the third epoch, the first in which two have ended.
     with monkeypatch.context() as patch, pytest.raises(StopError):
-        stop_at(11, patch, save_at=9)
+        stop_at(11, patch, save_every=9)
         workflow.train(recipe, tmp_path / "parts")
     resumed = workflow.resume(tmp_path / "parts")
     assert same(weights(whole.path), weights(resumed.path))

@@ -3,21 +3,20 @@
 
 ``end_to_end_ms``: one image at a time, from an array that enters to the arrays that leave.
 ``compute_ms``: the engines alone, by the events of the device, in the same runs.
-``throughput_images_per_s``: back to back, without waiting between images. Not 1 / latency: do not mix them.
-Clocks and power mode are recorded and never set.
+``throughput_images_per_s``: back to back, without waiting between images: each is copied from page-locked
+memory, run and copied back on one stream. Not 1 / latency: do not mix them.
+Clocks and power mode are recorded and never set; ``warnings`` name what slowed the board down meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
-from network import HERE, Network, read_manifest
+from network import HERE, Network, device_facts, read_manifest, slowdowns, warnings
 
 
 def main() -> int:
@@ -38,19 +37,22 @@ def main() -> int:
         "bundle": manifest["name"],
         "precision": manifest["precision"],
     }
-    layouts = {}
+    layouts, before = {}, slowdowns()
     for layout in [options.layout] if options.layout else manifest["layouts"]:
         start = perf_counter()
         network = Network(manifest, layout, batch)
         load_ms = 1000 * (perf_counter() - start)
         layouts[layout] = {"load_ms": load_ms, **measure(network, image, options.warmup_ms, options.duration)}
     facts.update(runtime=network.runtime, batch=batch, device=device_facts(), layouts=layouts)
+    facts["warnings"] = warnings(before, slowdowns())
     if options.json:
         print(json.dumps(facts, indent=2))
         return 0
     print(f"{facts['bundle']} on {facts['runtime']}, batch {batch}")
     for name, value in facts["device"].items():
         print(f"  {name}: {'unknown' if value is None else value}")
+    for warning in facts["warnings"]:
+        print(f"  WARNING: {warning}")
     for layout, found in layouts.items():
         for name in ("end_to_end_ms", "compute_ms"):
             print(
@@ -91,12 +93,16 @@ def measure(network: Network, image: Any, warmup_ms: float, duration_s: float) -
 
 
 def throughput(network: Network, image: Any, duration_s: float) -> float:
-    """Images a second when the next batch is queued before the last has left."""
+    """Images a second when the next batch is queued before the last has left.
+
+    It is always the same batch: to write another one over it would need a wait, or buffers in turns.
+    """
+    network.run(image)
     queued, start = 0, perf_counter()
     until = start + duration_s
     while not queued or perf_counter() < until:
         for _ in range(10):  # so that the queue never runs dry, and never grows without end
-            network.upload(image)
+            network.send()
             network.execute()
             network.fetch()
             queued += 1
@@ -112,33 +118,6 @@ def stats(durations_ms: list[float]) -> dict[str, float]:
     found.update(min=float(values.min()), max=float(values.max()), count=len(values))
     found.update({f"p{q}": float(np.percentile(values, q)) for q in (50, 90, 95, 99)})
     return found
-
-
-def device_facts() -> dict[str, Any]:
-    """What a figure depends on; None where the device does not tell."""
-    zones = sorted(Path("/sys/class/thermal").glob("thermal_zone*/temp"))
-    return {
-        "board": _text(Path("/proc/device-tree/model")),
-        "l4t": _text(Path("/etc/nv_tegra_release")),
-        "governor": _text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
-        "power_mode": _output("nvpmodel", "-q"),
-        "hottest_c": max((int(text) / 1000 for text in map(_text, zones) if text), default=None),
-    }
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace").strip("\0\n ").partition("\n")[0] or None
-    except OSError:
-        return None
-
-
-def _output(*command: str) -> str | None:
-    try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return " ".join(done.stdout.decode(errors="replace").split()) or None
 
 
 if __name__ == "__main__":

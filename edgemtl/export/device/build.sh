@@ -13,7 +13,9 @@ Usage: ./build.sh [--layout NAME] [--dry-run] [--force]
 
   --layout NAME  build merged or split alone; by default what the bundle has
   --dry-run      print the facts and the trtexec lines, build nothing
-  --force        build for a TensorRT that the bundle was not exported for, and anew
+  --force        build for a TensorRT that the bundle was not exported for
+
+An engine that is there and sound is kept; remove it to build it anew.
 TEXT
 }
 
@@ -127,18 +129,17 @@ check_versions() {
 
 # The arguments of trtexec for one model: NAME FILE [SMALLEST LARGEST], the shapes where the batch is free.
 arguments_of() {
-  local major=${tensorrt%%.*} precision
-  precision=$(setting precision)
+  local major=${tensorrt%%.*} weak=()
   arguments=("--onnx=$2" "--saveEngine=$engine.part" "--timingCacheFile=$cache")
   arguments+=("--memPoolSize=workspace:$workspace_mib")
   # TensorRT 8.5 calls it otherwise. Measuring is bench.py's work: trtexec 11 measures unlike 10 by default.
   if [[ $tensorrt == 8.5.* ]]; then arguments+=(--buildOnly); else arguments+=(--skipInference); fi
   arguments+=(--noTF32) # TF32 has 10 bits of mantissa: what is fp32 would not meet the golden samples
-  if ((major == 8)) && [[ $precision != fp32 ]]; then arguments+=(--fp16); fi
-  if ((major == 8)) && [[ $precision == int8 ]]; then arguments+=(--int8); fi
-  # TensorRT 8 has no reliable strong typing; 11 has no other.
+  # TensorRT 8 has no reliable strong typing, so it is told what the types in the file say; 11 has no other.
+  if ((major == 8)); then read -ra weak < <(setting "weak $1") || true; fi
+  arguments+=("${weak[@]}")
   if ((major == 10)); then arguments+=(--stronglyTyped); fi
-  if [[ -n ${3:-} ]]; then arguments+=("--minShapes=$3" "--optShapes=$4" "--maxShapes=$4"); fi
+  if [[ -n ${3:-} ]]; then arguments+=("--minShapes=$3" "--optShapes=$3" "--maxShapes=$4"); fi
   if [[ $(setting dla) == yes ]]; then arguments+=(--useDLACore=0 --allowGPUFallback --verbose); fi
 }
 
@@ -151,15 +152,28 @@ print_layers_per_device() { # LOG
   done
 }
 
+sha256_of() { # FILE
+  sha256sum "$1" | cut -d ' ' -f 1
+}
+
+# Whether an engine was built from this model on such a device, and is as it was then.
+is_there() { # ENGINE SHA256 of the model
+  local fact
+  [[ -s $1 && -r $1.json ]] || return 1
+  for fact in "onnx_sha256 $2" "engine_sha256 $(sha256_of "$1")" "device $board"; do
+    grep -qF "\"${fact%% *}\": \"${fact#* }\"" "$1.json" || return 1
+  done
+}
+
 build() { # NAME FILE [SMALLEST LARGEST]
-  local engine=engines/$1.tensorrt-$tensorrt.sm${capability/./}.engine digest status=0
+  local engine=engines/$1.tensorrt-$tensorrt.sm${capability/./}.engine digest status=0 start=$SECONDS batch
   local log=${engine%.engine}.log arguments
   local cache=engines/timing.tensorrt-$tensorrt.sm${capability/./}.cache
   arguments_of "$@"
   echo "$trtexec ${arguments[*]}"
   if [[ -n $dry_run ]]; then return; fi
-  digest=$(sha256sum "$2" | cut -d ' ' -f 1)
-  if [[ -z $force && -s $engine ]] && grep -q "\"model_sha256\": \"$digest\"" "$engine.json" 2>/dev/null; then
+  digest=$(sha256_of "$2")
+  if is_there "$engine" "$digest"; then
     echo "  $engine is there"
     return
   fi
@@ -171,15 +185,19 @@ build() { # NAME FILE [SMALLEST LARGEST]
     fail 1 "$2" 'an engine' "status $status of trtexec" "Its last lines are above, all of them in $log."
   fi
   mv "$engine.part" "$engine"
+  batch=$(setting batch)
+  # The facts that `edgemtl` looks for too, under its names: it runs this engine with EDGEMTL_RUNTIME=tensorrt.
   cat >"$engine.json" <<TEXT
 {
-  "model": "$2",
-  "model_sha256": "$digest",
-  "engine_sha256": "$(sha256sum "$engine" | cut -d ' ' -f 1)",
-  "tensorrt": "$tensorrt",
-  "compute_capability": "$capability",
-  "l4t": "$l4t",
-  "command": "$trtexec ${arguments[*]}"
+  "onnx_sha256": "$digest",
+  "engine_sha256": "$(sha256_of "$engine")",
+  "runtime": "tensorrt $tensorrt",
+  "device": "$board",
+  "capability": "$capability",
+  "batch": [${batch/ /, }],
+  "build_s": $((SECONDS - start)),
+  "created": "$(date --utc --iso-8601=seconds)",
+  "built_by": "$trtexec ${arguments[*]}"
 }
 TEXT
   if [[ $(setting dla) == yes ]]; then print_layers_per_device "$log"; fi

@@ -1,4 +1,5 @@
-"""A layout of the bundle on this device's GPU: engines in a row, with every tensor in device memory.
+"""A layout of the bundle on this device's GPU: engines in a row, with every tensor in device memory. And what
+the device says of itself. Tested with stand-ins for CUDA and TensorRT; it has not been run on a GPU yet.
 
 Needs Python 3.8, numpy, and what JetPack brings: tensorrt (8.5 or newer) and CUDA's driver.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,6 +17,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
+ROOT = Path(os.environ.get("EDGEMTL_ROOT") or "/")  # tests put a tree of a board's files here
+# What a Jetson counts, in the words of NVIDIA's Jetson Linux guide.
+EVENTS = {"oc1": "under-voltage", "oc2": "average over-current", "oc3": "instantaneous over-current"}
+CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_* of cuda.h
 
 
 def fail(status: int, where: object, expected: str, found: str, fix: str) -> NoReturn:
@@ -32,6 +38,7 @@ def read_manifest() -> dict[str, Any]:
 class Cuda:
     """What is needed of CUDA's driver, through ctypes: it has one name everywhere, and boards often lack a
     Python binding. Works in the context that TensorRT uses too, the primary one of the first GPU.
+    ``capability`` is the compute capability of that GPU, such as ``8.7``.
     """
 
     def __init__(self) -> None:
@@ -43,6 +50,9 @@ class Cuda:
         self.stream = ctypes.c_void_p()
         self("cuInit", ctypes.c_uint(0))
         self("cuDeviceGet", ctypes.byref(device), ctypes.c_int(0))
+        self.capability = ".".join(
+            str(self._attribute(device, number)) for number in (CAPABILITY_MAJOR, CAPABILITY_MINOR)
+        )
         self("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
         self("cuCtxSetCurrent", context)
         self("cuStreamCreate", ctypes.byref(self.stream), ctypes.c_uint(1))  # apart from the default stream
@@ -52,6 +62,16 @@ class Cuda:
         status = getattr(self._library, name)(*arguments)
         if status:
             fail(4, "CUDA", f"{name} to succeed", f"CUresult {status}", "2 is too little memory, 100 no GPU.")
+
+    def pinned(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """An array in page-locked memory, which lives as long as the process: to and from any other memory,
+        the driver copies only once it has waited for all that was put on the stream before.
+        """
+        address = ctypes.c_void_p()
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        self("cuMemHostAlloc", ctypes.byref(address), ctypes.c_size_t(size), ctypes.c_uint(0))
+        memory = np.ctypeslib.as_array((ctypes.c_ubyte * size).from_address(address.value or 0))
+        return memory.view(dtype).reshape(shape)
 
     def allocate(self, size: int) -> int:
         """The address of ``size`` new bytes on the device; they live as long as the process."""
@@ -89,6 +109,11 @@ class Cuda:
         self("cuEventElapsedTime", ctypes.byref(elapsed), start, end)
         return elapsed.value
 
+    def _attribute(self, device: ctypes.c_int, number: int) -> int:
+        value = ctypes.c_int()
+        self("cuDeviceGetAttribute", ctypes.byref(value), ctypes.c_int(number), device)
+        return value.value
+
 
 class Network:
     """The engines of a layout, opened for one batch. ``runtime`` names TensorRT's version."""
@@ -118,16 +143,19 @@ class Network:
         self._runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.WARNING))
         self._engines: list[Any] = []
         self._contexts: list[Any] = []
-        for file in manifest["layouts"][layout]:
-            self._open(find_engine(file["name"], tensorrt.__version__), file, batch)
         self._input = manifest["input"]["name"]
         self._outputs = {task: info["tensor"]["name"] for task, info in manifest["tasks"].items()}
+        for file in manifest["layouts"][layout]:
+            self._open(find_engine(file["name"], tensorrt.__version__, self.cuda.capability), file, batch)
 
     def upload(self, image: Any) -> None:
         """Put an image [batch, 3, height, width] where the first engine reads it."""
-        array = self._arrays[self._input]
-        array[...] = image
-        self.cuda.upload(self._addresses[self._input], array)
+        self._arrays[self._input][...] = image
+        self.send()
+
+    def send(self) -> None:
+        """Put the way to the device of the image that was uploaded last on the stream."""
+        self.cuda.upload(self._addresses[self._input], self._arrays[self._input])
 
     def execute(self) -> None:
         """Put all engines on the stream."""
@@ -156,38 +184,84 @@ class Network:
         engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         context = None if engine is None else engine.create_execution_context()
         if context is None:
-            fail(
-                4,
-                path,
-                "an engine of this GPU and TensorRT",
-                "another or a damaged one",
-                "Run ./build.sh --force.",
-            )
+            found = "another or a damaged one"
+            fail(4, path, "an engine of this GPU and TensorRT", found, "Remove it and run ./build.sh.")
         for tensor in file["inputs"] + file["outputs"]:
             shape = (batch, *tensor["shape"][1:])
             self._allocate(tensor["name"], shape, tensor["dtype"])
             if tensor in file["inputs"] and not context.set_input_shape(tensor["name"], shape):
-                fail(2, path, f"an engine that takes {shape}", "one that does not", "Run ./build.sh --force.")
+                fail(
+                    2,
+                    path,
+                    f"an engine that takes {shape}",
+                    "one that does not",
+                    "Remove it and run ./build.sh.",
+                )
             context.set_tensor_address(tensor["name"], self._addresses[tensor["name"]])
         self._engines.append(engine)
         self._contexts.append(context)
 
     def _allocate(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
         """Once for each tensor: what one engine writes, the next reads where it lies."""
-        if name not in self._arrays:
-            array = np.zeros(shape, dtype)
-            self._arrays[name], self._addresses[name] = array, self.cuda.allocate(array.nbytes)
+        if name in self._addresses:
+            return
+        self._addresses[name] = self.cuda.allocate(int(np.prod(shape)) * np.dtype(dtype).itemsize)
+        if name in (self._input, *self._outputs.values()):  # the others never leave the device
+            self._arrays[name] = self.cuda.pinned(shape, dtype)
 
 
-def find_engine(name: str, version: str) -> Path:
-    """The engine that build.sh wrote of a model for this version of TensorRT."""
+def find_engine(name: str, version: str, capability: str) -> Path:
+    """The engine that build.sh wrote of a model for this version of TensorRT and this kind of GPU."""
     numbers = ".".join(version.split(".")[:3])
-    found = sorted(HERE.glob(f"engines/{name}.tensorrt-{numbers}.sm*.engine"))
-    if len(found) != 1:
-        there = (
-            ", ".join(path.name for path in sorted(HERE.glob(f"engines/{name}.tensorrt-*.engine"))) or "none"
-        )
-        fail(
-            4, HERE / "engines", f"one engine of {name} for TensorRT {numbers}", there, "Run ./build.sh here."
-        )
-    return found[0]
+    path = HERE / "engines" / f"{name}.tensorrt-{numbers}.sm{capability.replace('.', '')}.engine"
+    if not path.is_file():
+        there = ", ".join(sorted(other.name for other in path.parent.glob(f"{name}.tensorrt-*.engine")))
+        wanted = f"an engine of {name} for TensorRT {numbers} and compute capability {capability}"
+        fail(4, path.parent, wanted, there or "none", "Run ./build.sh here.")
+    return path
+
+
+def device_facts() -> dict[str, Any]:
+    """What a figure depends on; None where the device does not tell."""
+    zones = sorted(ROOT.glob("sys/class/thermal/thermal_zone*/temp"))
+    return {
+        "board": _text(ROOT / "proc/device-tree/model"),
+        "l4t": _text(ROOT / "etc/nv_tegra_release"),
+        "governor": _text(ROOT / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "power_mode": _output("nvpmodel", "-q"),
+        "hottest_c": max((int(text) / 1000 for text in map(_text, zones) if text), default=None),
+    }
+
+
+def slowdowns() -> dict[str, int]:
+    """How often the board slowed down since it started, by reason; an alert counts 1 while it is on."""
+    found = {}
+    for path in sorted(ROOT.glob("sys/class/hwmon/hwmon*/oc*_event_cnt")):
+        found[EVENTS.get(path.name[:3], path.name)] = int(_text(path) or 0)
+    for device in sorted(ROOT.glob("sys/class/thermal/cooling_device*")):
+        name = _text(device / "type") or ""
+        if name.endswith("-throttle-alert"):
+            found[name] = int(_text(device / "cur_state") or 0)
+    return found
+
+
+def warnings(before: dict[str, int], after: dict[str, int]) -> list[str]:
+    """What speaks against figures that were measured between two ``slowdowns``."""
+    alerts = [name for name in after if name.endswith("-alert") and (before.get(name) or after[name])]
+    counted = [name for name in after if name not in alerts and after[name] > before.get(name, 0)]
+    return [f"throttling: {name}" for name in alerts + counted]
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace").strip("\0\n ").partition("\n")[0] or None
+    except OSError:
+        return None
+
+
+def _output(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return " ".join(done.stdout.decode(errors="replace").split()) or None

@@ -12,7 +12,7 @@ import json
 from typing import Any
 
 import numpy as np
-from network import HERE, Network, read_manifest
+from network import HERE, Network, device_facts, read_manifest
 
 
 def main() -> int:
@@ -50,6 +50,7 @@ def main() -> int:
             "bundle": manifest["name"],
             "runtime": network.runtime,
             "samples": len(image),
+            "device": device_facts(),
         }
         print(
             json.dumps({**facts, "atol": atol, "rtol": rtol, "layouts": layouts, "passed": passed}, indent=2)
@@ -91,14 +92,16 @@ def deviation(found: Any, expected: Any, atol: float, rtol: float) -> dict[str, 
         "pixel": [row, column],
         "expected": float(expected[worst]),
         "found": float(found[worst]),
+        "atol": atol,
     }
 
 
 def print_deviation(what: str, one: dict[str, Any]) -> None:
-    """A line such as ``split depth  max abs 4.9e-07 at #3 63,65  pass``."""
+    """A line such as ``split depth  max abs 4.9e-07 of 1e-03  max rel ...  pass``."""
     place = "#{} {},{}".format(one["sample"], *one["pixel"])
     end = "pass" if one["passed"] else "FAIL: expected {expected:.6g}, found {found:.6g}".format(**one)
-    print(f"  {what:30} max abs {one['max_abs']:.1e}  max rel {one['max_rel']:.1e}  worst at {place}  {end}")
+    distance = f"max abs {one['max_abs']:.1e} (atol {one['atol']:.1e})  max rel {one['max_rel']:.1e}"
+    print(f"  {what:30} {distance}  worst at {place}  {end}")
 
 
 if __name__ == "__main__":

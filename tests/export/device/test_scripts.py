@@ -1,0 +1,193 @@
+"""verify.py and bench.py as they stand in a bundle: Python is real, TensorRT and the board are not."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from edgemtl.core.files import json_bytes
+from edgemtl.export.jetson import COPIED, SCRIPTS
+from edgemtl.export.targets import BOARDS, Device, devices
+from edgemtl.runtime.verify import verify
+from tests.export.boards import AGX_62, THOR, bundle
+from tests.fixtures.boards.board import FakeBoard, build
+from tests.fixtures.places import FIXTURES
+
+RECORDED = FIXTURES / "boards-sysfs"
+
+
+@pytest.fixture(scope="module")
+def libcuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CUDA's driver in host memory."""
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler to make a stand-in for liblibcuda.so")
+    path = tmp_path_factory.mktemp("cuda") / "liblibcuda.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", path, FIXTURES / "boards" / "cuda.c"], check=True)
+    return path
+
+
+def on_board(
+    folder: Path,
+    script: str,
+    libcuda: Path,
+    tensorrt: str,
+    *words: str,
+    code: int = 0,
+    capability: str = "8.7",
+    root: Path = Path("/"),
+) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "EDGEMTL_ROOT": str(root),
+        "FAKE_CAPABILITY": capability,
+        "PYTHONPATH": str(FIXTURES / "boards" / "python"),
+        "EDGEMTL_LIBCUDA": str(libcuda),
+        "FAKE_TENSORRT": tensorrt,
+    }
+    command = [sys.executable, str(folder / script), *words]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert found.returncode == code, found.stdout + found.stderr
+    return found
+
+
+@pytest.mark.parametrize(
+    ("device", "tensorrt"),
+    [(devices("jetson-orin-nano", "6.0")[0], "8.6.2.3"), (AGX_62, "10.3.0"), (THOR, "11.4.1.2")],
+    ids=["8.6", "10", "11"],
+)
+def test_the_engines_are_verified_as_edgemtl_does(
+    device: Device, tensorrt: str, libcuda: Path, tmp_path: Path
+) -> None:
+    folder = bundle(tmp_path / "bundle", (device,))
+    build(folder, FakeBoard(device, tmp_path / "board"))
+    capability = BOARDS[device.board].capability
+    answer = on_board(folder, "verify.py", libcuda, tensorrt, "--json", capability=capability)
+    found = json.loads(answer.stdout)
+    expected = json.loads(json_bytes(verify(folder, threads=1)))
+    assert found["runtime"] == f"tensorrt {tensorrt}"
+    assert {"board", "power_mode"} <= set(found["device"])
+    for name in ("bundle", "samples", "atol", "rtol", "layouts", "passed"):
+        assert found[name] == expected[name]
+
+
+def test_engines_of_two_gpus_lie_side_by_side(libcuda: Path, tmp_path: Path) -> None:
+    """As in a folder that two boards share; each takes its own."""
+    orin, thor = devices("jetson-agx-orin", "7.2")[0], devices("jetson-thor", "7.2")[0]
+    folder = bundle(tmp_path / "bundle", (orin, thor))
+    for device in (orin, thor):
+        build(folder, FakeBoard(device, tmp_path / device.board))
+    for engine in (folder / "engines").glob("*.sm87.engine"):
+        engine.write_bytes(b"of another GPU")
+    on_board(folder, "verify.py", libcuda, "10.16.0", capability="11.0")
+    found = on_board(folder, "verify.py", libcuda, "10.16.0", capability="8.7", code=4)
+    assert "sm87.engine: expected an engine of this GPU" in found.stderr
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("built")
+    build(bundle(folder / "bundle", (AGX_62,)), FakeBoard(AGX_62, folder / "board"))
+    return folder / "bundle"
+
+
+def test_verify_says_where_an_output_is_wrong(built: Path, libcuda: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(built, tmp_path / "bundle"))
+    golden = dict(np.load(folder / "golden/outputs.npz"))
+    golden["depth"][1, 0, 5, 7] += 0.5
+    np.savez(folder / "golden/outputs.npz", **golden)
+    lines = on_board(folder, "verify.py", libcuda, "10.3.0", code=3).stdout.splitlines()
+    wrong = [line for line in lines if "FAIL" in line]
+    assert len(wrong) == 2  # merged and split
+    assert all("depth" in line and "#1 5,7" in line for line in wrong)
+    on_board(folder, "verify.py", libcuda, "10.3.0", "--atol", "0.6")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["tasks"]["depth"]["atol"] = 0.6  # as a task in lower precision has it
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    on_board(folder, "verify.py", libcuda, "10.3.0")
+    on_board(folder, "verify.py", libcuda, "10.3.0", "--atol", "0.1", code=3)
+
+
+def test_bench_measures_every_layout(built: Path, libcuda: Path) -> None:
+    words = ["--json", "--duration", "0.02", "--warmup-ms", "1", "--batch", "3"]
+    report = json.loads(on_board(built, "bench.py", libcuda, "10.3.0", *words).stdout)
+    assert set(report["layouts"]) == {"merged", "split"}
+    for found in report["layouts"].values():
+        assert 0 < found["compute_ms"]["p50"] <= found["end_to_end_ms"]["p99"]
+        assert found["throughput_images_per_s"] > 0
+    assert {"board", "power_mode", "hottest_c"} <= set(report["device"])
+    on_board(built, "bench.py", libcuda, "10.3.0", "--batch", "5", code=2)
+    printed = on_board(built, "bench.py", libcuda, "10.3.0", *words[1:], "--layout", "split").stdout
+    assert "split" in printed
+    assert "merged" not in printed
+
+
+def test_bench_warns_of_a_board_that_throttles(built: Path, libcuda: Path) -> None:
+    words = ["--duration", "0.01", "--warmup-ms", "1", "--layout", "merged"]
+    for board, warned in ("orin-nano-throttling", True), ("orin-nano", False):
+        printed = on_board(built, "bench.py", libcuda, "10.3.0", *words, root=RECORDED / board).stdout
+        assert ("WARNING: throttling: gpu-throttle-alert" in printed) == warned
+        assert "board: NVIDIA Jetson Orin Nano Developer Kit" in printed
+
+
+def test_events_that_come_while_it_measures_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    network = importlib.import_module("network")
+    monkeypatch.setattr(network, "ROOT", RECORDED / "orin-nano")
+    before = network.slowdowns()
+    assert {"under-voltage", "average over-current"} <= set(before)
+    assert network.warnings(before, before) == []
+    after = {**before, "under-voltage": before["under-voltage"] + 1}
+    assert network.warnings(before, after) == ["throttling: under-voltage"]
+
+
+@pytest.mark.parametrize(
+    ("tensorrt", "words", "code", "says"),
+    [
+        (
+            "11.4.1",
+            (),
+            4,
+            "model for TensorRT 11.4.1 and compute capability 8.7, found model.tensorrt-10.3.0.sm87.engine",
+        ),
+        ("10.3.0", ("--layout", "merge"), 2, "merged, split"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(
+    tensorrt: str, words: tuple[str, ...], code: int, says: str, built: Path, libcuda: Path
+) -> None:
+    found = on_board(built, "verify.py", libcuda, tensorrt, *words, code=code)
+    assert says in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_a_damaged_engine_and_a_missing_cuda_are_one_line(built: Path, libcuda: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(built, tmp_path / "bundle"))
+    for path in (folder / "engines").glob("*.engine"):
+        path.write_bytes(path.read_bytes()[:100])
+    found = on_board(folder, "verify.py", libcuda, "10.3.0", code=4)
+    assert "Remove it and run ./build.sh." in found.stderr
+    missing = on_board(folder, "verify.py", tmp_path / "no.so", "10.3.0", code=4)
+    assert "EDGEMTL_LIBCUDA" in missing.stderr
+
+
+@pytest.mark.parametrize("name", [name for name in COPIED if name.endswith(".py")])
+def test_the_scripts_are_python_3_8_and_need_no_more_than_a_board_has(name: str) -> None:
+    tree = ast.parse((SCRIPTS / name).read_text(), feature_version=(3, 8))
+    roots = {
+        alias.name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    } | {(node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert roots - set(sys.stdlib_module_names) <= {"numpy", "tensorrt", "network"}
