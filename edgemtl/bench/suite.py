@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from statistics import median
 
 import msgspec
 
@@ -19,7 +21,7 @@ from edgemtl.core.report import BenchReport, Measure, Stats, VideoMeasure, times
 from edgemtl.runtime.opening import open_session
 from edgemtl.runtime.runner import choose_layout
 from edgemtl.runtime.schedule import parse_rates
-from edgemtl.runtime.session import SessionFactory, available_cores
+from edgemtl.runtime.session import Session, SessionFactory, available_cores
 from edgemtl.runtime.video import Keyframes
 
 
@@ -81,7 +83,9 @@ def bench(folder: Path, settings: BenchSettings | None = None, *, root: Path = R
     priced: dict[str, dict[str, Measure]] = {kind: {} for kind, _ in ways}
     for (kind, name), way in ways.items():
         request = Request(str(folder), way, batch, threads)
-        priced[kind][name] = _price(request, manifest, latencies[kind, name])
+        ran = [sessions(folder / file.path, file, threads) for file in way.files(manifest)]
+        compute_ms = _compute_ms(opened[kind, name], ran, settings.repeats)
+        priced[kind][name] = _price(request, manifest, latencies[kind, name], compute_ms)
     top = priced["layouts"][layout]
     first = manifest.layouts[layout][0]
     session = sessions(folder / first.path, first, threads)
@@ -103,6 +107,7 @@ def bench(folder: Path, settings: BenchSettings | None = None, *, root: Path = R
         device=msgspec.structs.replace(watch.device, runtime=session.runtime),
         latency_ms=top.latency_ms,
         images_per_s=top.images_per_s,
+        compute_ms=top.compute_ms,
         load_ms=top.load_ms,
         first_inference_ms=top.first_inference_ms,
         memory_mib=top.memory_mib,
@@ -142,13 +147,27 @@ def _video(
     )
 
 
-def _price(request: Request, manifest: Manifest, latency_ms: Stats) -> Measure:
+def _compute_ms(run: Callable[[], object], sessions: Sequence[Session], repeats: int) -> float | None:
+    """The median over runs of what the device took for all sessions of a way."""
+    sums = []
+    for _ in range(repeats):
+        run()
+        times = [session.compute_ms for session in sessions]
+        told = [time for time in times if time is not None]
+        if len(told) < len(times):
+            return None
+        sums.append(sum(told))
+    return median(sums)
+
+
+def _price(request: Request, manifest: Manifest, latency_ms: Stats, compute_ms: float | None) -> Measure:
     """Add to a latency what a process of its own tells, and what the files say."""
     found = probe(request)
     files = request.way.files(manifest)
     return Measure(
         latency_ms=latency_ms,
         images_per_s=1000 * request.batch / latency_ms.mean,
+        compute_ms=compute_ms,
         load_ms=found.load_ms,
         first_inference_ms=found.first_inference_ms,
         memory_mib=found.memory_mib,

@@ -47,12 +47,14 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
 
     ``latency_ms`` is end to end for one batch, from the array that enters to the arrays that leave, and
     ``images_per_s`` what follows from its mean, one batch after the other: no throughput of queued batches.
+    ``compute_ms`` is the part of it that a GPU takes by its own events, without copies; None without a GPU.
     ``memory_mib`` is the peak of a process of its own that loads and runs it, less the same process before
     it loads; None where the system does not tell.
     """
 
     latency_ms: Stats
     images_per_s: float
+    compute_ms: float | None = None
     load_ms: float | None = None
     first_inference_ms: float | None = None
     memory_mib: float | None = None
@@ -92,6 +94,7 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     device: Device
     latency_ms: Stats
     images_per_s: float
+    compute_ms: float | None
     load_ms: float | None
     first_inference_ms: float | None
     memory_mib: float | None

@@ -1,4 +1,4 @@
-"""The CUDA driver through ctypes: memory, a stream and its graphs; all that an engine needs.
+"""The CUDA driver through ctypes: memory, a stream, its timing and its graphs; all that an engine needs.
 
 ``libcuda.so.1`` comes with the driver of every GPU, on a Jetson and in its containers, with one name and one
 ABI. cuda-python would have to be installed, and libcudart is named otherwise in every version of CUDA. The
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, c_void_p
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,10 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuStreamDestroy_v2": (_HANDLE,),
     "cuStreamBeginCapture_v2": (_HANDLE, c_int),
     "cuStreamEndCapture": (_HANDLE, _NEW),
+    "cuEventCreate": (_NEW, c_uint),
+    "cuEventRecord": (_HANDLE, _HANDLE),
+    "cuEventElapsedTime": (POINTER(c_float), _HANDLE, _HANDLE),
+    "cuEventDestroy_v2": (_HANDLE,),
     "cuGraphInstantiateWithFlags": (_NEW, _HANDLE, c_uint64),
     "cuGraphLaunch": (_HANDLE, _HANDLE),
     "cuGraphDestroy": (_HANDLE,),
@@ -147,12 +151,13 @@ class Buffer:
 
 
 class Stream:
-    """Work for the GPU, done in order."""
+    """Work for the GPU, done in order, with a clock."""
 
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
-        self._stream = gpu.new("cuStreamCreate", _NON_BLOCKING)
-        gpu.release_with(self, "cuStreamDestroy_v2", self._stream)
+        self._stream = self._own(gpu.new("cuStreamCreate", _NON_BLOCKING), "cuStreamDestroy_v2")
+        self._start = self._own(gpu.new("cuEventCreate", 0), "cuEventDestroy_v2")
+        self._stop = self._own(gpu.new("cuEventCreate", 0), "cuEventDestroy_v2")
         self.handle = self._stream.value or 0
 
     def upload(self, array: Array, buffer: Buffer) -> None:
@@ -168,6 +173,18 @@ class Stream:
     def wait(self) -> None:
         """Until all is done."""
         self._gpu.call("cuStreamSynchronize", self._stream)
+
+    def timed(self, enqueue: Callable[[], None]) -> None:
+        """Enqueue work between the two events that ``elapsed_ms`` reads."""
+        self._gpu.call("cuEventRecord", self._start, self._stream)
+        enqueue()
+        self._gpu.call("cuEventRecord", self._stop, self._stream)
+
+    def elapsed_ms(self) -> float:
+        """What the GPU took for the work that was timed last, once it is done."""
+        elapsed_ms = c_float()
+        self._gpu.call("cuEventElapsedTime", byref(elapsed_ms), self._start, self._stop)
+        return elapsed_ms.value
 
     def record(self, enqueue: Callable[[], None]) -> Callable[[], None]:
         """A function that repeats, as one CUDA graph and with one launch, what ``enqueue`` enqueues.
@@ -186,6 +203,10 @@ class Stream:
         launch = partial(self._gpu.call, "cuGraphLaunch", ready, self._stream)
         self._gpu.release_with(launch, "cuGraphExecDestroy", ready)
         return launch
+
+    def _own(self, handle: c_void_p, release: str) -> c_void_p:
+        self._gpu.release_with(self, release, handle)
+        return handle
 
 
 def _available_bytes() -> int:

@@ -26,6 +26,13 @@ class Session(ABC):
     runtime: str
     settings: Mapping[str, str] = MappingProxyType({})
 
+    @property
+    def compute_ms(self) -> float | None:
+        """What the device took for the last run by its own events, without the copies to and from it; None
+        where it does not tell.
+        """
+        return None
+
     @abstractmethod
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run once. ``feeds`` holds every input by name; ``outputs`` names what to return, by default all.

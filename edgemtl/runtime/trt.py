@@ -68,7 +68,7 @@ class TrtSession(Session):
             self._bind(shapes)
         for name, array in arrays.items():
             self._stream.upload(array, self._buffers[name])
-        self._launch()
+        self._stream.timed(self._launch)
         results = {
             name: np.empty(tuple(self._context.get_tensor_shape(name)), self._outputs[name])
             for name in (self._outputs if outputs is None else outputs)
@@ -77,6 +77,11 @@ class TrtSession(Session):
             self._stream.download(self._buffers[name], result)
         self._stream.wait()
         return results
+
+    @property
+    def compute_ms(self) -> float:
+        """See ``Session.compute_ms``."""
+        return self._stream.elapsed_ms()
 
     def _bind(self, shapes: Shapes) -> None:
         """Get ready for inputs of other shapes."""

@@ -35,6 +35,7 @@ def test_everything_is_priced(report: BenchReport) -> None:
         for measure in measures.values():
             assert measure.latency_ms.count >= QUICK.repeats
             assert measure.images_per_s == pytest.approx(1000 / measure.latency_ms.mean)
+            assert measure.compute_ms is None, "no GPU tells"
             assert measure.load_ms is not None
             assert measure.load_ms > 0
 
@@ -63,6 +64,24 @@ def test_the_settings_are_those_of_the_runtime(monkeypatch: pytest.MonkeyPatch) 
     report = bench(TINY, QUICK)
     assert report.device.runtime == "fake"
     assert not {"arena", "spinning"} & set(report.settings)
+
+
+class Timed(FakeSession):
+    """A session whose device tells what it took."""
+
+    @property
+    def compute_ms(self) -> float:
+        return 2.0
+
+
+def test_what_a_device_tells_of_its_time_is_the_sum_over_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "probe", lambda _: Probe(1.0, 1.0, None))
+    monkeypatch.setattr(suite, "open_session", lambda path, file, threads: Timed(file))
+    found = bench(TINY, QUICK).layouts
+    files = {layout: len(MANIFEST.layouts[layout]) for layout in found}
+    assert {layout: measure.compute_ms for layout, measure in found.items()} == {
+        layout: 2.0 * count for layout, count in files.items()
+    }
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from ctypes import CFUNCTYPE, POINTER, c_char, c_char_p, c_int, c_size_t, c_uint, c_uint64, c_void_p
+from ctypes import CFUNCTYPE, POINTER, c_char, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, c_void_p
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 NEW = POINTER(c_void_p)
-CONTEXT, STREAM = 0x7F00000000C0, 0x7F0000000510  # handles of more than 32 bits
+CONTEXT, STREAM, EVENT = 0x7F00000000C0, 0x7F0000000510, 0x7F0000000E00  # handles of more than 32 bits
 DRIVER: dict[str, tuple[tuple[Any, ...], Any]] = {}
 
 
@@ -158,6 +158,23 @@ class FakeGpu:
         self.graphs.append(self.recording)
         self.recording = None
         self._new("graph", where, len(self.graphs))
+
+    @driver("cuEventCreate", NEW, c_uint)
+    def _event_create(self, where: Any, _: int) -> None:
+        self._new("event", where, EVENT + self.calls["cuEventCreate"])
+
+    @driver("cuEventDestroy_v2", c_void_p)
+    def _event_destroy(self, _: int) -> None:
+        self._gone("event")
+
+    @driver("cuEventRecord", c_void_p, c_void_p)
+    def _event_record(self, event: int, stream: int) -> None:
+        assert (event > EVENT, stream) == (True, STREAM)
+
+    @driver("cuEventElapsedTime", POINTER(c_float), c_void_p, c_void_p)
+    def _event_elapsed_time(self, where: Any, start: int, stop: int) -> None:
+        assert start < stop
+        where[0] = 1.5
 
     @driver("cuGraphInstantiateWithFlags", NEW, c_void_p, c_uint64)
     def _graph_instantiate_with_flags(self, where: Any, graph: int, _: int) -> None:

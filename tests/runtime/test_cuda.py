@@ -106,7 +106,7 @@ def test_all_is_given_back(install: Install) -> None:
     stream, buffer = Stream(gpu), Buffer(gpu)
     buffer.reserve(8)
     replay = stream.record(lambda: None)
-    assert fake.alive == {"stream": 1, "memory": 1, "graph": 0, "launchable": 1}
+    assert fake.alive == {"stream": 1, "event": 2, "memory": 1, "graph": 0, "launchable": 1}
     del stream, buffer, replay
     gc.collect()
     assert set(fake.alive.values()) == {0}

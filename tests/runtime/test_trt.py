@@ -105,6 +105,13 @@ def test_a_graph_is_recorded_once_for_a_shape(install: Install, bundle: Path) ->
     assert gpu.alive["launchable"] == 1
 
 
+def test_the_device_times_its_work(install: Install, bundle: Path) -> None:
+    install()
+    session = TrtSession(bundle / FILE.path, FILE, 1)
+    session.run({"image": image(1)})
+    assert session.compute_ms == 1.5
+
+
 def test_arrays_with_gaps_are_fed_as_they_read(install: Install, bundle: Path) -> None:
     install()
     session, mirrored = TrtSession(bundle / FILE.path, FILE, 1), image(2)[..., ::-1]
