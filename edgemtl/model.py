@@ -15,7 +15,7 @@ from edgemtl.backbones.base import IMAGE
 from edgemtl.core.errors import RecipeError, nearest
 from edgemtl.core.inspection import Skipped
 from edgemtl.core.plan import Segment, SharingPlan
-from edgemtl.kernels import KernelMethod, Plain, check_reach, layers_of, overparameterize
+from edgemtl.kernels import KernelMethod, Plain, layers_of, overparameterize
 from edgemtl.tasks.base import Task
 
 Features = dict[str, Tensor]
@@ -68,9 +68,8 @@ class MultitaskModel(nn.Module):
             self.skipped += overparameterize(method, stage.name, copies)
             for group, module in copies.items():
                 self.segment(owner[stage.name, group])[stage.name] = module
-        if not isinstance(method, Plain):
-            layers = [name for stage in stages for name, _ in layers_of(stage.name, stage.module)]
-            check_reach(method, layers, self.skipped)
+        layers = [name for stage in stages for name, _ in layers_of(stage.name, stage.module)]
+        method.check_reach(layers, self.skipped)
         self.heads = nn.ModuleDict({name: task.head(stages[-1].channels) for name, task in tasks.items()})
 
     def forward(self, image: Tensor, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 its file and name it in ``KernelSpec``."""
 
 from edgemtl.kernels.acnet import ACNet
-from edgemtl.kernels.base import KernelMethod, check_reach, layers_of, overparameterize
+from edgemtl.kernels.base import KernelMethod, layers_of, overparameterize
 from edgemtl.kernels.dbb import DBB
 from edgemtl.kernels.doconv import DOConv
 from edgemtl.kernels.expandnet import ExpandNet
@@ -30,7 +30,6 @@ __all__ = [
     "Plain",
     "RepVGG",
     "Residual",
-    "check_reach",
     "composed",
     "composed_state",
     "factors",

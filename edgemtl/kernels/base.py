@@ -35,6 +35,33 @@ class KernelMethod(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     exact_start: ClassVar[bool] = True
     layers: tuple[str, ...] = ("*",)
 
+    def wants(self, layer: str) -> bool:
+        """Whether a layer, ``STAGE.path.in.module``, is to be overparameterized."""
+        return any(fnmatchcase(layer, pattern) for pattern in self.layers)
+
+    def check_reach(self, layers: Sequence[str], skipped: Sequence[Skipped]) -> None:
+        """Refuse a method that leaves every layer of a network plain, and a pattern that no layer matches.
+
+        Raises:
+            RecipeError: as above: what is called by a method's name must not train plain.
+        """
+        for pattern in self.layers if layers else ():
+            if not any(fnmatchcase(layer, pattern) for layer in layers):
+                raise RecipeError(
+                    "$.kernel.layers",
+                    expected="patterns of this network's layers",
+                    found=f"`{pattern}`, which matches none",
+                    fix=f"The first are {', '.join(layers[:3])}; `edgemtl inspect` lists all.",
+                )
+        plain = [left for left in skipped if self.wants(left.layer)]
+        if plain and len(plain) == sum(map(self.wants, layers)):
+            raise RecipeError(
+                "$.kernel",
+                expected="a method that does a layer of this network",
+                found=f"none: {plain[0].layer}: {plain[0].reason}",
+                fix="Choose another method, or `kernel: plain`.",
+            )
+
     def attach(self, path: str, copies: Mapping[Group, nn.Module]) -> None:
         """Overparameterize, in place, the layer at ``path`` in a stage's copies, one for each group of tasks.
 
@@ -57,7 +84,7 @@ def overparameterize(
     # What is built later, as heads are, is drawn alike with every method, whatever this one draws.
     with torch.random.fork_rng(devices=[]):
         for name, path in list(layers_of(stage, first)):
-            if not any(fnmatchcase(name, pattern) for pattern in method.layers):
+            if not method.wants(name):
                 skipped.append(Skipped(name, f"matches none of {', '.join(method.layers)}"))
                 continue
             try:
@@ -75,28 +102,3 @@ def layers_of(stage: str, module: nn.Module) -> Iterator[tuple[str, str]]:
         weight = getattr(layer, "weight", None)
         if isinstance(weight, torch.Tensor) and weight.ndim > 1:  # one of a normalization is a vector
             yield (f"{stage}.{path}" if path else stage), path
-
-
-def check_reach(method: KernelMethod, layers: Sequence[str], skipped: Sequence[Skipped]) -> None:
-    """Refuse a method that leaves every layer plain, and a pattern that no layer matches.
-
-    Raises:
-        RecipeError: as above: what is called by a method's name must not train plain.
-    """
-    for pattern in method.layers if layers else ():
-        if not any(fnmatchcase(name, pattern) for name in layers):
-            raise RecipeError(
-                "$.kernel.layers",
-                expected="patterns of this network's layers",
-                found=f"`{pattern}`, which matches none",
-                fix=f"The first are {', '.join(layers[:3])}; `edgemtl inspect` lists all.",
-            )
-    wanted = {name for name in layers if any(fnmatchcase(name, pattern) for pattern in method.layers)}
-    plain = [left for left in skipped if left.layer in wanted]
-    if wanted and len(plain) == len(wanted):
-        raise RecipeError(
-            "$.kernel",
-            expected="a method that does a layer of this network",
-            found=f"none: {plain[0].layer}: {plain[0].reason}",
-            fix="Choose another method, or `kernel: plain`.",
-        )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from edgemtl.core.errors import DataError
 from edgemtl.core.files import replacing
@@ -44,3 +47,23 @@ class MetricsLog:
     def _write(self, records: list[Record]) -> None:
         with replacing(self.path) as draft:
             draft.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+class Epoch(msgspec.Struct):
+    """What accumulates over an epoch; ``waited_s`` is the part of ``spent_s`` in which no batch was ready."""
+
+    losses: dict[str, float] = {}
+    steps: int = 0
+    waited_s: float = 0.0
+    spent_s: float = 0.0
+
+    def add(self, losses: Mapping[str, float], waited_s: float, spent_s: float) -> None:
+        """Take in a step."""
+        self.losses = {task: self.losses.get(task, 0.0) + loss for task, loss in losses.items()}
+        self.steps += 1
+        self.waited_s += waited_s
+        self.spent_s += spent_s
+
+    def means(self) -> dict[str, float]:
+        """The mean losses over the steps so far."""
+        return {task: total / self.steps for task, total in self.losses.items()}

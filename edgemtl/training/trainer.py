@@ -32,7 +32,7 @@ from edgemtl.training.average import Average
 from edgemtl.training.checkpoint import Checkpoint
 from edgemtl.training.distill import Distiller
 from edgemtl.training.evaluate import Evaluation, evaluate
-from edgemtl.training.log import MetricsLog
+from edgemtl.training.log import Epoch, MetricsLog
 from edgemtl.training.objective import Objective
 from edgemtl.training.spec import Training
 from edgemtl.training.steps import UPDATES, check_update
@@ -108,7 +108,7 @@ class Trainer:
         self.epoch_steps = steps_per_epoch(splits.train, spec.batch)
         self.steps = self.epoch_steps * spec.epochs
         self.step, self.elapsed_s, self.best = 0, 0.0, math.inf
-        self._epoch = _Epoch()
+        self._epoch = Epoch()
         self._last: Evaluation | None = None
 
     def fit(self) -> Evaluation:
@@ -185,7 +185,7 @@ class Trainer:
         if state.random_cuda is not None and self.fabric.device.type == "cuda":
             torch.cuda.set_rng_state(state.random_cuda)
         self.step, self.elapsed_s, self.best = state.step, state.elapsed_s, state.best
-        self._epoch = msgspec.convert(state.epoch, _Epoch)
+        self._epoch = msgspec.convert(state.epoch, Epoch)
 
     def _batches(self) -> Iterator[Batch]:
         return train_batches(
@@ -274,7 +274,7 @@ class Trainer:
         if self.fabric.global_rank == 0:
             self.log.append(record)
         self.balancer.end_epoch(self._epoch.means())
-        self._epoch = _Epoch()
+        self._epoch = Epoch()
 
     def _evaluate(self) -> Evaluation:
         rank, world = self.fabric.global_rank, self.fabric.world_size
@@ -305,21 +305,3 @@ class Trainer:
             self.observer(
                 Progress(self.step, self.steps, epoch, self.spec.epochs, self.elapsed_s, rate, losses, scores)
             )
-
-
-class _Epoch(msgspec.Struct):
-    """What accumulates over an epoch; ``waited_s`` is the part of ``spent_s`` in which no batch was ready."""
-
-    losses: dict[str, float] = {}
-    steps: int = 0
-    waited_s: float = 0.0
-    spent_s: float = 0.0
-
-    def add(self, losses: Mapping[str, float], waited_s: float, spent_s: float) -> None:
-        self.losses = {task: self.losses.get(task, 0.0) + loss for task, loss in losses.items()}
-        self.steps += 1
-        self.waited_s += waited_s
-        self.spent_s += spent_s
-
-    def means(self) -> dict[str, float]:
-        return {task: total / self.steps for task, total in self.losses.items()}
