@@ -35,6 +35,7 @@ from edgemtl.export.jetson import write_device_files
 from edgemtl.export.onnx import write_models
 from edgemtl.export.operators import check_model
 from edgemtl.export.precision import Material, Outcome, check_lowering, lower
+from edgemtl.export.siblings import fuse_siblings
 from edgemtl.export.spec import Export
 from edgemtl.model import MultitaskModel
 
@@ -90,6 +91,9 @@ def write_bundle(
         lowered = None
         if spec.precision != "fp32":
             lowered = _lower(model, draft, layouts, spec, images, material)
+        if not spec.devices:
+            for path in sorted(draft.glob("*.onnx")):
+                onnx.save(fuse_siblings(onnx.load(path)), path)
         outputs: dict[str, Any] = dict(lowered.outputs if lowered else _outputs(model, images))
         np.savez(draft / GOLDEN_OUTPUTS, **outputs)
         manifest = Manifest(

@@ -2,8 +2,9 @@
 
 Only convolutions decide what is quantized: what they read, and backwards from there what operators write
 that only move, compare or add values; and what goes from one part to another, so that the files of the split
-layout compute what the merged one does. What follows the last convolution of a task stays fp32. Weights are
-symmetric int8 with a scale for each output channel, biases stay fp32.
+layout compute what the merged one does. What follows the last convolution of a task stays fp32; what it
+writes is rounded too if it is ONNX Runtime (uint8), which multiplies integers only to write integers. Weights
+are symmetric int8 with a scale for each output channel, biases stay fp32.
 
 Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference" (arXiv 1806.08342), sections
 2 and 3. The placement is that of TensorRT's guide to explicit quantization.
@@ -11,7 +12,7 @@ Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference"
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -59,7 +60,7 @@ def quantize(
     """
     copy = copied(model)
     graph = copy.graph
-    wanted = quantized_tensors(graph, parts)
+    wanted = quantized_tensors(graph, parts, activations)
     inside = {name for name, node in writers(graph).items() if part_of(node) in parts}
     weights = constants(graph)
     nodes: list[NodeProto] = []
@@ -84,7 +85,7 @@ def quantize(
     return copy
 
 
-def quantized_tensors(graph: GraphProto, parts: Collection[str]) -> set[str]:
+def quantized_tensors(graph: GraphProto, parts: Collection[str], activations: Activations) -> set[str]:
     """The activations that are rounded to 8 bits when ``parts`` compute in int8."""
     fixed = constant_names(graph)
     mine = [node for node in graph.node if part_of(node) in parts]
@@ -93,7 +94,7 @@ def quantized_tensors(graph: GraphProto, parts: Collection[str]) -> set[str]:
     for node in reversed(mine):
         if node.op_type in BETWEEN and wanted.intersection(node.output):
             wanted |= {name for name in _values(node) if name not in fixed}
-    return wanted
+    return wanted | _last(mine, wanted) if activations == "uint8" else wanted
 
 
 def origin(name: str, source: Mapping[str, NodeProto]) -> str:
@@ -117,6 +118,17 @@ def round_weight(weight: Array) -> tuple[Array, Array]:
     scale = _positive(np.abs(weight).reshape(len(weight), -1).max(axis=1) / _INT8_MAX)
     per_channel = scale.reshape(-1, *[1] * (weight.ndim - 1))
     return np.clip(np.rint(weight / per_channel), -_INT8_MAX, _INT8_MAX).astype(np.int8), scale
+
+
+def _last(nodes: Sequence[NodeProto], wanted: Collection[str]) -> set[str]:
+    """What convolutions write from which no other tensor comes that is rounded."""
+    leads, last = set(wanted), set()
+    for node in reversed(nodes):
+        if not leads.isdisjoint(node.output):
+            leads |= set(node.input)
+        elif node.op_type == "Conv":
+            last |= set(node.output)
+    return last
 
 
 def _values(node: NodeProto) -> list[str]:

@@ -196,7 +196,7 @@ def _network(
         return _Network(joined, Calibration({}, {}), activations, False)
     if spec.equalize:
         joined = equalize(joined)
-    found = calibrate(joined, quantized_tensors(joined.graph, parts), images, spec.calibration)
+    found = calibrate(joined, quantized_tensors(joined.graph, parts, activations), images, spec.calibration)
     return _Network(joined, found, activations, spec.correct_bias)
 
 

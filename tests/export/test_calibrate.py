@@ -18,12 +18,12 @@ from edgemtl.export.calibrate import (
 )
 from edgemtl.export.graph import constants, copied, set_constants
 from edgemtl.export.int8 import quantized_tensors
-from tests.export.networks import images, joined, run
+from tests.export.networks import images, joined, parts, run
 
 
 @pytest.fixture(scope="module")
 def tensors() -> set[str]:
-    return quantized_tensors(joined().graph, {node.name.partition("/")[0] for node in joined().graph.node})
+    return quantized_tensors(joined().graph, set(parts()), "uint8")
 
 
 def test_minmax_is_the_smallest_and_largest_value_over_all_images(tensors: set[str]) -> None:

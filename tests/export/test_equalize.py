@@ -40,7 +40,9 @@ def test_what_the_user_sees_is_never_scaled() -> None:
 
 def test_corrected_biases_undo_what_rounding_weights_shifts_on_average() -> None:
     """Of one convolution without borders: with all weights rounded its mean output is that of fp32."""
-    calibration = calibrate(joined(), quantized_tensors(joined().graph, {"trunk"}), images(4), "minmax")
+    calibration = calibrate(
+        joined(), quantized_tensors(joined().graph, {"trunk"}, "uint8"), images(4), "minmax"
+    )
     node = next(node for node in joined().graph.node if node.input[0] == "image")
     corrected = correct_bias(joined(), {"trunk"}, calibration.means)
     before, after = constants(joined().graph), constants(corrected.graph)
@@ -69,7 +71,9 @@ def test_both_bring_int8_nearer_to_fp32_where_channels_are_far_apart() -> None:
     exact = run(joined(), {"image": images(1)})
     errors = []
     for model in (uneven, equalize(uneven)):
-        ranges = calibrate(model, quantized_tensors(model.graph, set(parts())), images(4), "minmax").ranges
+        ranges = calibrate(
+            model, quantized_tensors(model.graph, set(parts()), "uint8"), images(4), "minmax"
+        ).ranges
         found = run(quantize(model, set(parts()), ranges, "int8"), {"image": images(1)}, optimize=False)
         errors.append(sum(np.square(found[t] - exact[t]).mean() / np.square(exact[t]).mean() for t in TASKS))
     assert errors[1] < errors[0] / 4

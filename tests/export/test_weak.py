@@ -23,7 +23,7 @@ def rules(model: ModelProto) -> dict[str, str]:
 
 
 def quantized(names: set[str]) -> ModelProto:
-    ranges = dict.fromkeys(quantized_tensors(joined().graph, names), (-1.0, 1.0))
+    ranges = dict.fromkeys(quantized_tensors(joined().graph, names, "int8"), (-1.0, 1.0))
     return quantize(joined(), names, ranges, "int8")
 
 
