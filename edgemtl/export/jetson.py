@@ -18,7 +18,7 @@ from edgemtl.export.targets import BOARDS, Device
 from edgemtl.export.weak import weak_words
 
 SCRIPTS = Path(__file__).parent / "device"
-COPIED = ("build.sh", "network.py", "verify.py", "bench.py")
+COPIED = ("build.sh", "board.py", "network.py", "verify.py", "bench.py")
 DEVICE, README = "device.txt", "README.md"
 
 

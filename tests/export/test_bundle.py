@@ -99,7 +99,7 @@ def test_a_bundle_for_boards_carries_their_scripts_and_verifies(tmp_path: Path) 
     model = collapse(network(Factorized()), SIZE)
     spec = Export(target="jetson-agx-orin", jetpack="6.2")
     manifest = write_bundle(model, tmp_path / "b", name="net", images=images(), spec=spec)
-    assert {"build.sh", "verify.py", "bench.py", "network.py", "device.txt", "README.md"} <= set(
+    assert {"build.sh", "verify.py", "bench.py", "network.py", "board.py", "device.txt", "README.md"} <= set(
         manifest.files
     )
     assert (tmp_path / "b" / "build.sh").stat().st_mode & 0o111

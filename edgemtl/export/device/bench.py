@@ -5,7 +5,8 @@
 ``compute_ms``: the engines alone, by the events of the device, in the same runs.
 ``throughput_images_per_s``: back to back, without waiting between images: each is copied from page-locked
 memory, run and copied back on one stream. Not 1 / latency: do not mix them.
-Clocks and power mode are recorded and never set; ``warnings`` name what slowed the board down meanwhile.
+Clocks and power mode are recorded and never set; ``power`` is what the board drew while it measured, by rail;
+``warnings`` name what slowed it down meanwhile.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from network import HERE, Network, device_facts, read_manifest, slowdowns, warnings
+from board import PowerMeter, clocks, device_facts, slowdowns, warnings
+from network import HERE, Network, read_manifest
 
 
 def main() -> int:
@@ -38,19 +40,26 @@ def main() -> int:
         "precision": manifest["precision"],
     }
     layouts, before = {}, slowdowns()
-    for layout in [options.layout] if options.layout else manifest["layouts"]:
-        start = perf_counter()
-        network = Network(manifest, layout, batch)
-        load_ms = 1000 * (perf_counter() - start)
-        layouts[layout] = {"load_ms": load_ms, **measure(network, image, options.warmup_ms, options.duration)}
+    with PowerMeter() as meter:
+        for layout in [options.layout] if options.layout else manifest["layouts"]:
+            start = perf_counter()
+            network = Network(manifest, layout, batch)
+            load_ms = 1000 * (perf_counter() - start)
+            found = measure(network, image, options.warmup_ms, options.duration)
+            layouts[layout] = {"load_ms": load_ms, **found}
+        running = clocks()  # before they fall again
     facts.update(runtime=network.runtime, batch=batch, device=device_facts(), layouts=layouts)
-    facts["warnings"] = warnings(before, slowdowns())
+    facts.update(clocks=running, power=meter.power(), warnings=warnings(before, slowdowns()))
     if options.json:
         print(json.dumps(facts, indent=2))
         return 0
     print(f"{facts['bundle']} on {facts['runtime']}, batch {batch}")
     for name, value in facts["device"].items():
         print(f"  {name}: {'unknown' if value is None else value}")
+    for name, clock in facts["clocks"].items():
+        print(f"  {name}: {clock['current_mhz']} MHz of {clock['min_mhz']}..{clock['max_mhz']}")
+    for name, rail in facts["power"]["rails"].items() if facts["power"] else ():
+        print(f"  {name}: {rail['mean_w']:.2f} W on average, {rail['max_w']:.2f} W at most")
     for warning in facts["warnings"]:
         print(f"  WARNING: {warning}")
     for layout, found in layouts.items():

@@ -1,5 +1,5 @@
-"""A layout of the bundle on this device's GPU: engines in a row, with every tensor in device memory. And what
-the device says of itself. Tested with stand-ins for CUDA and TensorRT; it has not been run on a GPU yet.
+"""A layout of the bundle on this device's GPU: engines in a row, with every tensor in device memory. Tested
+with stand-ins for CUDA and TensorRT; it has not been run on a GPU yet.
 
 Needs Python 3.8, numpy, and what JetPack brings: tensorrt (8.5 or newer) and CUDA's driver.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,9 +16,6 @@ from typing import Any, NoReturn
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-ROOT = Path(os.environ.get("EDGEMTL_ROOT") or "/")  # tests put a tree of a board's files here
-# What a Jetson counts, in the words of NVIDIA's Jetson Linux guide.
-EVENTS = {"oc1": "under-voltage", "oc2": "average over-current", "oc3": "instantaneous over-current"}
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_* of cuda.h
 
 
@@ -219,49 +215,3 @@ def find_engine(name: str, version: str, capability: str) -> Path:
         wanted = f"an engine of {name} for TensorRT {numbers} and compute capability {capability}"
         fail(4, path.parent, wanted, there or "none", "Run ./build.sh here.")
     return path
-
-
-def device_facts() -> dict[str, Any]:
-    """What a figure depends on; None where the device does not tell."""
-    zones = sorted(ROOT.glob("sys/class/thermal/thermal_zone*/temp"))
-    return {
-        "board": _text(ROOT / "proc/device-tree/model"),
-        "l4t": _text(ROOT / "etc/nv_tegra_release"),
-        "governor": _text(ROOT / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "power_mode": _output("nvpmodel", "-q"),
-        "hottest_c": max((int(text) / 1000 for text in map(_text, zones) if text), default=None),
-    }
-
-
-def slowdowns() -> dict[str, int]:
-    """How often the board slowed down since it started, by reason; an alert counts 1 while it is on."""
-    found = {}
-    for path in sorted(ROOT.glob("sys/class/hwmon/hwmon*/oc*_event_cnt")):
-        found[EVENTS.get(path.name[:3], path.name)] = int(_text(path) or 0)
-    for device in sorted(ROOT.glob("sys/class/thermal/cooling_device*")):
-        name = _text(device / "type") or ""
-        if name.endswith("-throttle-alert"):
-            found[name] = int(_text(device / "cur_state") or 0)
-    return found
-
-
-def warnings(before: dict[str, int], after: dict[str, int]) -> list[str]:
-    """What speaks against figures that were measured between two ``slowdowns``."""
-    alerts = [name for name in after if name.endswith("-alert") and (before.get(name) or after[name])]
-    counted = [name for name in after if name not in alerts and after[name] > before.get(name, 0)]
-    return [f"throttling: {name}" for name in alerts + counted]
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace").strip("\0\n ").partition("\n")[0] or None
-    except OSError:
-        return None
-
-
-def _output(*command: str) -> str | None:
-    try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return " ".join(done.stdout.decode(errors="replace").split()) or None

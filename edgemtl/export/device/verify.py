@@ -12,7 +12,8 @@ import json
 from typing import Any
 
 import numpy as np
-from network import HERE, Network, device_facts, read_manifest
+from board import device_facts
+from network import HERE, Network, read_manifest
 
 
 def main() -> int:

@@ -11,11 +11,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
+from edgemtl.bench.conditions import read_conditions
+from edgemtl.bench.power import PowerMeter
 from edgemtl.core.files import json_bytes
 from edgemtl.export.jetson import COPIED, SCRIPTS
 from edgemtl.export.targets import BOARDS, Device, devices
@@ -126,6 +129,7 @@ def test_bench_measures_every_layout(built: Path, libcuda: Path) -> None:
         assert 0 < found["compute_ms"]["p50"] <= found["end_to_end_ms"]["p99"]
         assert found["throughput_images_per_s"] > 0
     assert {"board", "power_mode", "hottest_c"} <= set(report["device"])
+    assert {"clocks", "power", "warnings"} <= set(report)
     on_board(built, "bench.py", libcuda, "10.3.0", "--batch", "5", code=2)
     printed = on_board(built, "bench.py", libcuda, "10.3.0", *words[1:], "--layout", "split").stdout
     assert "split" in printed
@@ -138,17 +142,38 @@ def test_bench_warns_of_a_board_that_throttles(built: Path, libcuda: Path) -> No
         printed = on_board(built, "bench.py", libcuda, "10.3.0", *words, root=RECORDED / board).stdout
         assert ("WARNING: throttling: gpu-throttle-alert" in printed) == warned
         assert "board: NVIDIA Jetson Orin Nano Developer Kit" in printed
+        assert "VDD_IN: " in printed and "gpu: " in printed
 
 
 def test_events_that_come_while_it_measures_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(SCRIPTS)
-    network = importlib.import_module("network")
-    monkeypatch.setattr(network, "ROOT", RECORDED / "orin-nano")
-    before = network.slowdowns()
+    board = importlib.import_module("board")
+    monkeypatch.setattr(board, "ROOT", RECORDED / "orin-nano")
+    before = board.slowdowns()
     assert {"under-voltage", "average over-current"} <= set(before)
-    assert network.warnings(before, before) == []
+    assert board.warnings(before, before) == []
     after = {**before, "under-voltage": before["under-voltage"] + 1}
-    assert network.warnings(before, after) == ["throttling: under-voltage"]
+    assert board.warnings(before, after) == ["throttling: under-voltage"]
+
+
+@pytest.mark.parametrize("name", ["agx-orin", "agx-thor", "orin-nano", "orin-nano-throttling"])
+def test_clocks_and_power_are_what_edgemtl_bench_reads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script stands alone on the board, so it says again what the room bench says."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+    board = importlib.import_module("board")
+    monkeypatch.setattr(board, "ROOT", RECORDED / name)
+    conditions = read_conditions(RECORDED / name)
+    clocks = {name: msgspec.structs.asdict(clock) for name, clock in conditions.clocks.items()}
+    clocks.pop("emc", None)
+    assert clocks.items() <= board.clocks().items()
+    assert board.device_facts()["hottest_c"] == max(conditions.temperatures_c.values())
+    meter = PowerMeter(RECORDED / name)
+    with meter.running(), board.PowerMeter() as alone:
+        pass
+    expected = json.loads(json_bytes(meter.power))
+    for rail in expected["rails"].values() if expected else ():
+        del rail["source"]
+    assert alone.power() == expected
 
 
 @pytest.mark.parametrize(
@@ -190,4 +215,4 @@ def test_the_scripts_are_python_3_8_and_need_no_more_than_a_board_has(name: str)
         if isinstance(node, ast.Import)
         for alias in node.names
     } | {(node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert roots - set(sys.stdlib_module_names) <= {"numpy", "tensorrt", "network"}
+    assert roots - set(sys.stdlib_module_names) <= {"numpy", "tensorrt", "network", "board"}
