@@ -87,8 +87,8 @@ def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert Path("my_bundle/manifest.json").exists()
 
 
-def test_the_recipe_decodes(tmp_path: Path) -> None:
-    (block,) = blocks("yaml")
-    (tmp_path / "rooms.yaml").write_text(block)
-    recipe = load(tmp_path / "rooms.yaml")
+@pytest.mark.parametrize("block", blocks("yaml"))
+def test_a_recipe_decodes(block: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(block)
+    recipe = load(tmp_path / "recipe.yaml")
     assert recipe.plan.build(tuple(recipe.tasks), [s.name for s in recipe.backbone.stages()]).segments()

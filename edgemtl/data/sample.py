@@ -32,6 +32,12 @@ class LabelInfo(msgspec.Struct, frozen=True):
             return label >= 0
         return (label != 0).any(dim=0)
 
+    def blank(self, size: tuple[int, int]) -> Tensor:
+        """A label of (height, width) in which nobody labeled a pixel."""
+        if self.kind == "classes":
+            return torch.full(size, -1)
+        return torch.zeros({"depth": 1, "normals": 3}[self.kind], *size)
+
 
 @dataclass(frozen=True)
 class Sample:

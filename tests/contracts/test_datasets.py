@@ -11,14 +11,17 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from edgemtl.core.errors import DataError
-from edgemtl.data import Data, DataSpec, NYUv2, Sample, Scenes
+from edgemtl.data import Data, DataSpec, Folder, NYUv2, Sample, Scenes
 from edgemtl.data.check import check
 from edgemtl.data.loader import train_batches
+from tests.data import pictures
 
 
 @pytest.fixture(params=get_args(DataSpec), ids=lambda member: member.__name__)
-def data(request: pytest.FixtureRequest) -> Data:
+def data(request: pytest.FixtureRequest, tmp_path: Path) -> Data:
     """A small set; a new member needs a line here."""
+    if request.param is Folder:
+        return pictures.folder(pictures.write(tmp_path, images=6, size=(48, 64)), holdout=2)
     if request.param is NYUv2:
         root: Path = request.getfixturevalue("nyuv2_root")
         return NYUv2(root=str(root), holdout=2)

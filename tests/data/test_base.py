@@ -13,7 +13,8 @@ from edgemtl.data import Augment, Data, DataSpec
 @pytest.mark.parametrize("member", get_args(DataSpec), ids=lambda member: member.__name__)
 def test_every_dataset_takes_an_augmentation(member: type[Data]) -> None:
     fields = {"type": member.__struct_config__.tag, "augment": {"flip": False, "crop": [8, 8]}}
-    required = {field.name: "x" for field in msgspec.structs.fields(member) if field.required}
+    needed = {"root": "x", "labels": {"depth": {"type": "depth"}}}
+    required = {f.name: needed[f.name] for f in msgspec.structs.fields(member) if f.required}
     spec = msgspec.convert({**fields, **required}, DataSpec)
     assert spec.augment == Augment(flip=False, crop=(8, 8))
     assert spec.splits[:2] == ("train", "val")

@@ -4,6 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from edgemtl.data.check import LAYOUT
 from edgemtl.data.sample import Batch, LabelInfo, Sample
 
 
@@ -34,3 +35,11 @@ def test_unlabeled_pixels_are_not_valid() -> None:
     assert LabelInfo("depth").valid(torch.tensor([[[0.0, 1.5]]])).tolist() == [[False, True]]
     normals = torch.tensor([[[0.0, 1.0]], [[0.0, 0.0]], [[0.0, 0.0]]])
     assert LabelInfo("normals").valid(normals).tolist() == [[False, True]]
+
+
+@pytest.mark.parametrize("info", [LabelInfo("classes", ("a",)), LabelInfo("depth"), LabelInfo("normals")])
+def test_a_blank_label_has_no_valid_pixel(info: LabelInfo) -> None:
+    blank = info.blank((2, 4))
+    channels, dtype = LAYOUT[info.kind]
+    assert (blank.shape, blank.dtype) == ((*channels, 2, 4), dtype)
+    assert not info.valid(blank).any()

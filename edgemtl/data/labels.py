@@ -1,0 +1,127 @@
+"""From a file to an image or a label as samples have it, checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgemtl.core.errors import DataError
+from edgemtl.data.reading import check_range, check_shape, planes, read, wrong_shape
+from edgemtl.data.sample import LabelInfo
+
+
+def load_image(path: Path) -> Tensor:
+    """float32 [3, H, W], RGB in 0..1.
+
+    Raises:
+        DataError: the file is damaged, or is no such image.
+    """
+    array = read(path, rgb=True)
+    if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise wrong_shape(path, "[height, width, 3]", array)
+    if array.dtype == np.uint8 and path.suffix != ".npy":
+        array = array / np.float32(255)
+    check_range(path, array, 0, 1, "Prepare it again: a picture, or an array in 0..1.")
+    return planes(array)
+
+
+class LabelFiles(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
+    """How the files of a label are read. ``folder`` is where they lie, by default named as the label."""
+
+    folder: str = ""
+
+    @property
+    def info(self) -> LabelInfo:
+        """What the label is."""
+        raise NotImplementedError
+
+    def load(self, path: Path, size: tuple[int, int]) -> Tensor:
+        """The label of an image of (height, width), as ``LabelInfo`` has it.
+
+        Raises:
+            DataError: the file is damaged, of another size, or has values that make no sense.
+        """
+        raise NotImplementedError
+
+
+class ClassFiles(LabelFiles, frozen=True, kw_only=True, tag="classes"):
+    """An index for each pixel, into ``names``; those of ``void`` are not labeled, as -1 is not."""
+
+    names: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    void: tuple[int, ...] = (255,)
+
+    @property
+    def info(self) -> LabelInfo:
+        """Classes by name."""
+        return LabelInfo("classes", self.names)
+
+    def load(self, path: Path, size: tuple[int, int]) -> Tensor:
+        """int64 [H, W]."""
+        array = read(path)
+        check_shape(path, array, size, "its image")
+        if array.dtype.kind != "f":
+            array = array.astype(np.int64)  # unsigned has no -1
+        array = np.where(np.isin(array, self.void), -1, array)
+        fix = "Name every class in the order of its index, and put what is none into `void`."
+        check_range(path, array, -1, len(self.names) - 1, fix)
+        classes = array.astype(np.int64)
+        if (classes != array).any():
+            raise DataError(
+                path,
+                expected="whole numbers",
+                found="fractions",
+                fix="Resize labels to the nearest, never smoothly.",
+            )
+        return torch.from_numpy(classes)
+
+
+class DepthFiles(LabelFiles, frozen=True, kw_only=True, tag="depth"):
+    """Distances: ``meters`` is what a stored 1 stands for, ``farthest`` is what no pixel can exceed."""
+
+    meters: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    farthest: Annotated[float, msgspec.Meta(gt=0)] = 1000.0
+
+    @property
+    def info(self) -> LabelInfo:
+        """Depth in meters."""
+        return LabelInfo("depth")
+
+    def load(self, path: Path, size: tuple[int, int]) -> Tensor:
+        """float32 [1, H, W] in meters."""
+        array = read(path)
+        if array.ndim == 2:
+            array = array[..., None]
+        check_shape(path, array, (*size, 1), "its image")
+        depth = array * np.float32(self.meters)
+        check_range(
+            path, depth, 0, self.farthest, "Depth is in meters: set `meters` to the unit of the file."
+        )
+        return planes(depth)
+
+
+class NormalFiles(LabelFiles, frozen=True, kw_only=True, tag="normals"):
+    """Directions of surfaces: x right, y down, z forward."""
+
+    @property
+    def info(self) -> LabelInfo:
+        """Unit vectors."""
+        return LabelInfo("normals")
+
+    def load(self, path: Path, size: tuple[int, int]) -> Tensor:
+        """float32 [3, H, W] of length 1 or 0."""
+        array = read(path)
+        check_shape(path, array, (*size, 3), "its image")
+        if array.dtype == np.uint8:
+            array = array.astype(np.float32) / np.float32(127.5) - 1
+            # What is no direction is gray or black in such pictures, not quite zero.
+            length = np.linalg.norm(array, axis=-1, keepdims=True)
+            array = np.where(np.abs(length - 1) < 0.5, array, 0)
+        check_range(path, array, -1.01, 1.01, "Normals have length 1.")
+        normals = planes(array)
+        length = normals.square().sum(dim=0).sqrt()  # several times faster than vector_norm on a CPU
+        return normals / length.clamp(min=torch.finfo(length.dtype).tiny)

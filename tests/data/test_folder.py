@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from PIL import Image
+
+from edgemtl.core.errors import DataError
+from edgemtl.data import Folder, NYUv2
+from edgemtl.data.labels import ClassFiles, DepthFiles, NormalFiles
+from edgemtl.data.nyuv2 import CLASSES
+from tests.data.pictures import NAMES, SIZE, VOID, folder, write
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def test_a_sample_holds_what_the_pictures_hold(tmp_path: Path) -> None:
+    split = folder(write(tmp_path)).dataset("val")
+    sample, files = split[2], tmp_path / "val"
+    assert (sample.id, split.size, len(split)) == ("val/2", SIZE, 3)
+    image = np.moveaxis(pixels(files / "image/2.png"), -1, 0) / 255
+    np.testing.assert_allclose(sample.image, image, atol=1e-6)
+    classes = pixels(files / "segmentation/2.png").astype(int)
+    np.testing.assert_array_equal(sample.labels["segmentation"], np.where(classes == VOID, -1, classes))
+    meters = pixels(files / "distance/2.png") / 1000
+    np.testing.assert_allclose(sample.labels["depth"][0], meters, rtol=1e-5)
+    normals = np.moveaxis(pixels(files / "normals/2.png"), -1, 0) / 127.5 - 1
+    np.testing.assert_allclose(sample.labels["normals"], normals, atol=0.02)
+    assert sample.labels["normals"].norm(dim=0).numpy() == pytest.approx(1, abs=1e-6)
+    assert split.labels["segmentation"].names == NAMES
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_an_image_without_a_label_has_no_valid_pixel_of_it(tmp_path: Path, cache: bool) -> None:
+    split = folder(write(tmp_path), cache=cache).dataset("train")
+    valid = [bool(split.labels["depth"].valid(sample.labels["depth"]).any()) for sample in split]
+    assert valid == [True, False, True]
+
+
+def test_what_nyuv2_reads_can_be_said_as_a_folder(nyuv2_root: Path) -> None:
+    labels = {
+        "segmentation": ClassFiles(folder="label", names=CLASSES),
+        "depth": DepthFiles(),
+        "normals": NormalFiles(folder="normal"),
+    }
+    ours = Folder(root=str(nyuv2_root), labels=labels, holdout=2).dataset("holdout")
+    for found, expected in zip(ours, NYUv2(root=str(nyuv2_root), holdout=2).dataset("holdout"), strict=True):
+        assert found.id == expected.id and torch.equal(found.image, expected.image)
+        assert all(torch.equal(found.labels[name], label) for name, label in expected.labels.items())
+
+
+def test_images_of_several_sizes_need_a_size(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    for kind in ("image", "segmentation", "normals"):
+        path = root / "train" / kind / "1.png"
+        Image.fromarray(pixels(path)[:-2, :-1]).save(path)
+    with pytest.raises(DataError, match=r"1\.png: expected shape \[6, 8, 3\].*found \[4, 7, 3\]. Set `size`"):
+        list(folder(root).dataset("train"))
+    assert {tuple(sample.image.shape) for sample in folder(root, size=(3, 4)).dataset("train")} == {(3, 3, 4)}
+
+
+def test_a_label_without_an_image_and_folders_without_files_are_named(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    (root / "train/image/1.png").unlink()
+    with pytest.raises(DataError, match=r"train/image/1\.png: expected the same files") as raised:
+        folder(root).dataset("train")
+    assert "1 missing here" in str(raised.value)
+    labels = {"lanes": ClassFiles(names=NAMES)}
+    with pytest.raises(DataError, match=r"val/lanes: expected files .*found none"):
+        folder(root, labels=labels).dataset("val")
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    (root / "val/image/1.jpg").write_bytes((root / "val/image/1.png").read_bytes())
+    with pytest.raises(DataError, match=r"1\.png: expected one file of a name, found 1\.jpg too"):
+        folder(root).dataset("val")
+
+
+def test_a_recipe_says_it_all() -> None:
+    spec = msgspec.convert(
+        {
+            "type": "folder",
+            "root": "data/street",
+            "size": [256, 512],
+            "labels": {
+                "segmentation": {"type": "classes", "names": ["road", "car"], "void": [0, 255]},
+                "depth": {"type": "depth", "meters": 0.001},
+            },
+        },
+        Folder,
+    )
+    assert spec.labels["segmentation"] == ClassFiles(names=("road", "car"), void=(0, 255))
+    with pytest.raises(msgspec.ValidationError, match=r"\$\.labels"):
+        msgspec.convert({"type": "folder", "root": "x", "labels": {}}, Folder)

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from PIL import Image
+
+from edgemtl.core.errors import DataError
+from edgemtl.data.reading import names_in, read
+
+
+def test_names_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for name in ("10.png", "2.npy", "1.PNG", "notes.txt", ".3.png"):
+        (tmp_path / name).touch()
+    assert list(names_in(tmp_path)) == ["1", "2", "10"]
+    assert names_in(tmp_path / "nowhere") == {}
+
+
+@pytest.mark.parametrize("suffix", ["npy", "png", "jpg", "tif"])
+def test_a_file_that_is_cut_short_is_named(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    array = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    if suffix == "npy":
+        np.save(path, array)
+    else:
+        Image.fromarray(array).save(path)
+    assert read(path).shape == array.shape
+    for keep in (0, 40, path.stat().st_size // 2):
+        path.write_bytes(path.read_bytes()[:keep])
+        with pytest.raises(DataError, match=rf"a whole \.{suffix} file") as raised:
+            read(path)
+        assert raised.value.where == str(path)
+
+
+def test_half_floats_become_floats_and_integers_stay(tmp_path: Path) -> None:
+    for dtype, expected in ((np.float16, np.float32), (np.float64, np.float32), (np.uint16, np.uint16)):
+        np.save(tmp_path / "a.npy", np.ones((2, 2), dtype))
+        assert read(tmp_path / "a.npy").dtype == expected
