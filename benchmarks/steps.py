@@ -10,6 +10,7 @@ two steps. The profile says where the time of a joint step goes.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from multiprocessing import get_context
@@ -90,7 +91,7 @@ def measure(quick: bool) -> Outcome:
     findings: list[Finding] = []
     raw: dict[str, object] = {}
     for setting in settings:
-        bouts = {name: Bout(setting, name) for name in setting.rivals}
+        bouts = {name: Bout(setting, RIVALS[name]) for name in setting.rivals}
         contest = interleave(
             setting.recipe, {name: bout.step for name, bout in bouts.items()}, rounds=setting.rounds
         )
@@ -118,14 +119,15 @@ def measure(quick: bool) -> Outcome:
 
 
 class Bout:
-    """A rival with its network, always on the same batch."""
+    """A rival with its network, always on the same batch. ``overrides`` of the recipe make it what it is."""
 
-    def __init__(self, setting: Setting, rival: str) -> None:
-        recipe = recipes.load(FOLDER / f"{setting.recipe}.yaml", [*setting.overrides, *RIVALS[rival]])
-        bf16 = recipe.training.precision == "bf16"
+    def __init__(self, setting: Setting, overrides: Sequence[str]) -> None:
+        recipe = recipes.load(FOLDER / f"{setting.recipe}.yaml", [*setting.overrides, *overrides])
+        bf16, model = recipe.training.precision == "bf16", build_model(recipe).train()
         self.objective = Objective(
-            build_model(recipe).train(),
+            model,
             recipe.balancing.build(tuple(recipe.tasks)),
+            run=torch.compile(model.run) if recipe.training.compile else None,
             autocast=lambda: torch.autocast("cpu", torch.bfloat16, enabled=bf16),
         )
         self.optimizer = self.objective.optimizer(recipe.training.optimizer)
@@ -179,7 +181,7 @@ def alone(setting: Setting, rival: str) -> float:
 
 def _peak_mib(setting: Setting, rival: str) -> float:
     keep_freed_memory()
-    bout = Bout(setting, rival)
+    bout = Bout(setting, RIVALS[rival])
     for _ in range(2):
         bout.step()
     status = Path("/proc/self/status").read_text().splitlines()
