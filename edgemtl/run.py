@@ -222,7 +222,7 @@ class Run:
         return EvalReport(
             subject=str(subject or self.path),
             network=network,
-            data=str(self.recipe.data.__struct_config__.tag),
+            data=self.recipe.data.name,
             split=split,
             images=images,
             size=self.size,

@@ -27,7 +27,7 @@ class Balancer(nn.Module, ABC):
     @abstractmethod
     def end_epoch(self, means: Mapping[str, float]) -> None:
         """An epoch of training has ended, in which the tasks had these mean losses, unweighted and over the
-        batches of all processes.
+        batches of all processes. A task that had no label in any of them is left out.
         """
 
 

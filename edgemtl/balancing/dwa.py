@@ -46,7 +46,8 @@ class _DWA(Balancer):
         return {task: weights[task] * loss for task, loss in losses.items()}
 
     def end_epoch(self, means: Mapping[str, float]) -> None:
-        latest = self.last_means.new_tensor([means[task] for task in self.tasks])
+        before = dict(zip(self.tasks, self.last_means.tolist(), strict=True))
+        latest = self.last_means.new_tensor([means.get(task, before[task]) for task in self.tasks])
         # A loss of 0 has nothing left to fall: it counts as one that stayed as it was.
         rates = torch.where(self.last_means > 0, latest / self.last_means, 1.0)
         self.weights = len(self.tasks) * torch.softmax(rates / self.temperature, dim=0)

@@ -46,6 +46,11 @@ class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     augment: Augment = Augment()
 
     @property
+    def name(self) -> str:
+        """What reports call it: scores on data of different names are not compared."""
+        return str(self.__struct_config__.tag)
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """The names that ``dataset`` takes; the first is the one to train on."""
         return ("train", "val")

@@ -18,7 +18,7 @@ from typing import Annotated, ClassVar, NamedTuple
 import msgspec
 import numpy as np
 
-from edgemtl.core.errors import DataError, nearest
+from edgemtl.core.errors import DataError, RecipeError, nearest
 from edgemtl.data.base import Data, Dataset, Sample
 from edgemtl.data.labels import ClassFiles, DepthFiles, LabelFiles, NormalFiles, load_image
 from edgemtl.data.reading import SUFFIXES, names_in
@@ -58,7 +58,7 @@ class FileData(Data, frozen=True, kw_only=True):
         if split not in self.splits:
             raise DataError(
                 "$.data",
-                expected=f"a split of {self.__struct_config__.tag}",
+                expected=f"a split of {self.name}",
                 found=f"`{split}`",
                 fix=nearest(split, self.splits),
             )
@@ -66,6 +66,14 @@ class FileData(Data, frozen=True, kw_only=True):
         entries = find_entries(folder, self.files, complete=self.complete)
         if split != "val" and self.holdout:
             entries = self._divide(folder, entries)[split]
+        for label in self.files:
+            if not any(label in entry.labels for entry in entries):
+                raise DataError(
+                    folder,
+                    expected=f"an image of `{split}` with the label `{label}`",
+                    found=f"none among {len(entries)}",
+                    fix="Label some, leave the label out, or change `holdout`.",
+                )
         return FileSplit(folder.name, entries, self.files, self.size, cache=self.cache)
 
     def _divide(self, folder: Path, entries: list[Entry]) -> dict[str, list[Entry]]:
@@ -87,6 +95,20 @@ class Folder(FileData, frozen=True, kw_only=True, tag="folder"):
     """Images and labels of your own. A task reads the label that is named as its type, or its ``label``."""
 
     labels: Annotated[dict[str, ClassFiles | DepthFiles | NormalFiles], msgspec.Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        if IMAGE in self.labels:
+            raise RecipeError(
+                "$.data.labels",
+                expected="names of labels",
+                found=f"`{IMAGE}`, which are the images",
+                fix="Name it otherwise, and say where it lies with `folder`.",
+            )
+
+    @property
+    def name(self) -> str:
+        """With the last part of ``root``: another folder is other data."""
+        return f"folder {Path(self.root).name}"
 
     @property
     def files(self) -> Mapping[str, LabelFiles]:
@@ -198,7 +220,14 @@ def find_entries(folder: Path, files: Mapping[str, LabelFiles], *, complete: boo
                 fix="Let `root` be a folder with train/ and val/, each with image/ and a folder a label.",
             )
         missing = [path for name, path in everything.items() if name not in found]
-        if missing and (complete or kind == IMAGE):
+        if missing and kind == IMAGE and not complete:
+            raise DataError(
+                missing[0],
+                expected=f"an image of that name in {folders[IMAGE]}",
+                found="none",
+                fix=f"Add the image, or remove the label ({len(missing)} are without).",
+            )
+        if missing and complete:
             raise DataError(
                 folders[kind] / missing[0].name,
                 expected=f"the same files in each of {', '.join(path.name for path in folders.values())}",

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgemtl.core.errors import DataError
-from edgemtl.data.reading import check_range, check_shape, planes, read, wrong_shape
+from edgemtl.core.errors import DataError, RecipeError
+from edgemtl.data.reading import LOSSY, check_range, check_shape, planes, read, wrong_shape
 from edgemtl.data.sample import LabelInfo
 
 
@@ -24,7 +24,7 @@ def load_image(path: Path) -> Tensor:
     array = read(path, rgb=True)
     if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise wrong_shape(path, "[height, width, 3]", array)
-    if array.dtype == np.uint8 and path.suffix != ".npy":
+    if array.dtype == np.uint8 and path.suffix.lower() != ".npy":
         array = array / np.float32(255)
     check_range(path, array, 0, 1, "Prepare it again: a picture, or an array in 0..1.")
     return planes(array)
@@ -55,6 +55,15 @@ class ClassFiles(LabelFiles, frozen=True, kw_only=True, tag="classes"):
     names: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     void: tuple[int, ...] = (255,)
 
+    def __post_init__(self) -> None:
+        if both := [index for index in self.void if 0 <= index < len(self.names)]:
+            raise RecipeError(
+                "$.data.labels",
+                expected=f"`void` outside 0..{len(self.names) - 1}, the indices of `names`",
+                found=str(both[0]),
+                fix="Let `void` be an index that no class has.",
+            )
+
     @property
     def info(self) -> LabelInfo:
         """Classes by name."""
@@ -62,6 +71,10 @@ class ClassFiles(LabelFiles, frozen=True, kw_only=True, tag="classes"):
 
     def load(self, path: Path, size: tuple[int, int]) -> Tensor:
         """int64 [H, W]."""
+        if path.suffix.lower() in LOSSY:
+            raise DataError(
+                path, expected="indices that are stored exactly", found=path.suffix, fix="Save them as .png."
+            )
         array = read(path)
         check_shape(path, array, size, "its image")
         if array.dtype.kind != "f":
@@ -99,7 +112,11 @@ class DepthFiles(LabelFiles, frozen=True, kw_only=True, tag="depth"):
         check_shape(path, array, (*size, 1), "its image")
         depth = array * np.float32(self.meters)
         check_range(
-            path, depth, 0, self.farthest, "Depth is in meters: set `meters` to the unit of the file."
+            path,
+            depth,
+            0,
+            self.farthest,
+            "0 is unknown, all else is in meters: set `meters` to the unit of the file.",
         )
         return planes(depth)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgemtl.core.errors import DataError
 
 SUFFIXES = (".npy", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+LOSSY = (".jpg", ".jpeg", ".webp")
 Numbers = NDArray[Any]
 
 
@@ -43,7 +44,7 @@ def read(path: Path, *, rgb: bool = False) -> Numbers:
         DataError: the file is missing, damaged or holds no numbers.
     """
     try:
-        array = _npy(path) if path.suffix == ".npy" else _picture(path, rgb)
+        array = _npy(path) if path.suffix.lower() == ".npy" else _picture(path, rgb)
     except Exception as error:  # of a damaged header, numpy and pillow raise whatever their parsers do
         raise DataError(
             path,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from edgemtl.core.errors import GateError, RecipeError, nearest
+from edgemtl.core.errors import DataError, GateError, RecipeError, nearest
 from edgemtl.core.report import MetricInfo, Scores
 
 HELD_OUT = 100  # images: enough to rank the parts; the verdict is over the whole split
@@ -70,10 +70,21 @@ def check_budget(limits: Iterable[Limit], metrics: Metrics) -> None:
 
 
 def used(limits: Iterable[Limit], metrics: Metrics, before: Scores, after: Scores) -> float:
-    """The share of the budget that is used up: above 1 it is broken. The worst of the limits counts."""
+    """The share of the budget that is used up: above 1 it is broken. The worst of the limits counts.
+
+    Raises:
+        DataError: what a limit is on was not measured, for want of labels.
+    """
     shares = []
     for limit in limits:
         info = next(info for info in metrics[limit.task] if info.name == limit.metric)
+        if limit.metric not in before[limit.task]:
+            raise DataError(
+                f"--budget {limit}",
+                expected=f"images with labels of {limit.task} among those that are measured",
+                found="none",
+                fix="Leave this limit out, or label more of the split.",
+            )
         base, found = before[limit.task][limit.metric], after[limit.task][limit.metric]
         worse = base - found if info.higher_is_better else found - base
         in_unit = limit.amount / 100 if info.unit == "1" else limit.amount

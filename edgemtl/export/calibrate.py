@@ -28,6 +28,8 @@ BINS = 2048
 LEVELS = 128  # of the positive half of int8
 _STEP = 16  # a finer search moves a threshold by less than a percent
 PERCENTILE = 99.99  # of the absolute values that a range covers
+_KEPT = 0.99  # of the values, at least, whatever entropy says: values that are never near 0 would mislead it
+_MARGIN = 0.1  # of the range, at each end of an output: calibration images do not hold the farthest wall
 
 
 class Calibration(NamedTuple):
@@ -37,12 +39,20 @@ class Calibration(NamedTuple):
     means: dict[str, Array]
 
 
-def calibrate(joined: ModelProto, tensors: Collection[str], images: Images, method: Method) -> Calibration:
+def calibrate(
+    joined: ModelProto,
+    tensors: Collection[str],
+    images: Images,
+    method: Method,
+    *,
+    whole: Collection[str] = (),
+) -> Calibration:
     """Run a network over images [N, 3, H, W] and choose the ranges of ``tensors``.
 
     ``minmax`` covers every value; ``percentile`` all but the 0.01 % that are largest in magnitude;
     ``entropy`` cuts where the histogram of the magnitudes loses least by rounding to 128 levels (Migacz,
-    "8-bit Inference with TensorRT", 2017, the algorithm on its slides 38 and 39).
+    "8-bit Inference with TensorRT", 2017, the algorithm on its slides 38 and 39). What is in ``whole``, the
+    outputs of a network, is never cut: it keeps every value and some room at both ends.
 
     Raises:
         GateError: the network writes values that are not finite.
@@ -51,6 +61,7 @@ def calibrate(joined: ModelProto, tensors: Collection[str], images: Images, meth
     origins = {name: origin(name, source) for name in tensors}
     observe = _observed(joined, sorted({*tensors, *origins.values()}), images)
     ends, means = _ends_and_means(observe)
+    whole_ends = {name: ends[name] for name in whole}
     if method != "minmax":
         threshold = entropy_bins if method == "entropy" else percentile_bins
         for name, histogram in _histograms(
@@ -59,7 +70,8 @@ def calibrate(joined: ModelProto, tensors: Collection[str], images: Images, meth
             low, high = ends[name]
             limit = max(-low, high) * threshold(histogram) / BINS
             ends[name] = max(low, -limit), min(high, limit)
-    return Calibration({name: ends[first] for name, first in origins.items()}, means)
+    ranges = {name: ends[first] for name, first in origins.items()}
+    return Calibration({**ranges, **{name: _wider(whole_ends[name]) for name in whole}}, means)
 
 
 def digest(images: Images) -> str:
@@ -86,8 +98,14 @@ def entropy_bins(histogram: Array) -> int:
     # What ReLU has cut is exact at any scale, and would drown all the rest.
     counts = histogram.astype(np.float64)
     counts[0] = counts[1]
-    candidates = range(LEVELS, BINS + 1, _STEP)
+    fewest = int(np.searchsorted(counts.cumsum(), _KEPT * counts.sum())) + 1
+    candidates = [kept for kept in range(LEVELS, BINS + 1, _STEP) if kept >= fewest]
     return min(candidates, key=lambda kept: _divergence(counts, kept))
+
+
+def _wider(ends: Range) -> Range:
+    low, high = ends
+    return low - _MARGIN * (high - low), high + _MARGIN * (high - low)
 
 
 def _divergence(counts: Array, kept: int) -> float:

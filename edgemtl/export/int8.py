@@ -12,7 +12,7 @@ Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference"
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -94,7 +94,20 @@ def quantized_tensors(graph: GraphProto, parts: Collection[str], activations: Ac
     for node in reversed(mine):
         if node.op_type in BETWEEN and wanted.intersection(node.output):
             wanted |= {name for name in _values(node) if name not in fixed}
-    return wanted | _last(mine, wanted) if activations == "uint8" else wanted
+    return wanted | _last_tensors(graph, parts, wanted) if activations == "uint8" else wanted
+
+
+def _last_tensors(graph: GraphProto, parts: Collection[str], rounded: Collection[str]) -> set[str]:
+    """What the last convolutions of ``parts`` write: no other tensor that is ``rounded`` comes from it."""
+    leads, last = set(rounded), set()
+    for node in reversed(graph.node):
+        if part_of(node) not in parts:
+            continue
+        if not leads.isdisjoint(node.output):
+            leads |= set(node.input)
+        elif node.op_type == "Conv":
+            last |= set(node.output)
+    return last
 
 
 def origin(name: str, source: Mapping[str, NodeProto]) -> str:
@@ -118,17 +131,6 @@ def round_weight(weight: Array) -> tuple[Array, Array]:
     scale = _positive(np.abs(weight).reshape(len(weight), -1).max(axis=1) / _INT8_MAX)
     per_channel = scale.reshape(-1, *[1] * (weight.ndim - 1))
     return np.clip(np.rint(weight / per_channel), -_INT8_MAX, _INT8_MAX).astype(np.int8), scale
-
-
-def _last(nodes: Sequence[NodeProto], wanted: Collection[str]) -> set[str]:
-    """What convolutions write from which no other tensor comes that is rounded."""
-    leads, last = set(wanted), set()
-    for node in reversed(nodes):
-        if not leads.isdisjoint(node.output):
-            leads |= set(node.input)
-        elif node.op_type == "Conv":
-            last |= set(node.output)
-    return last
 
 
 def _values(node: NodeProto) -> list[str]:

@@ -196,7 +196,8 @@ def _network(
         return _Network(joined, Calibration({}, {}), activations, False)
     if spec.equalize:
         joined = equalize(joined)
-    found = calibrate(joined, quantized_tensors(joined.graph, parts, activations), images, spec.calibration)
+    inside, tensors = (quantized_tensors(joined.graph, parts, kind) for kind in ("int8", activations))
+    found = calibrate(joined, tensors, images, spec.calibration, whole=tensors - inside)
     return _Network(joined, found, activations, spec.correct_bias)
 
 

@@ -50,7 +50,7 @@ def _siblings(graph: GraphProto) -> list[list[_Sibling]]:
     values, source, target = constants(graph), writers(graph), readers(graph)
     found: dict[tuple[object, ...], list[_Sibling]] = {}
     for conv in graph.node:
-        if conv.op_type != "Conv" or len(conv.input) < 3:
+        if conv.op_type != "Conv" or len(conv.input) < 3 or conv.input[2] not in values:
             continue
         sibling = _sibling(conv, values, source.get(conv.input[1]), target.get(conv.output[0], []))
         attributes = {each.name: helper.get_attribute_value(each) for each in conv.attribute}
@@ -65,9 +65,9 @@ def _sibling(
 ) -> _Sibling | None:
     """``real`` makes floats of an int8 weight, ``after`` reads what the convolution writes."""
     bias = values[conv.input[2]]
-    if real is None:
+    if real is None and conv.input[1] in values:
         return _Sibling(values[conv.input[1]], bias, None, (conv,), conv.output[0])
-    if [node.op_type for node in after] != ["QuantizeLinear"]:
+    if not real or real.input[0] not in values or [node.op_type for node in after] != ["QuantizeLinear"]:
         return None
     weight, weight_scale = (values[name] for name in real.input[:2])
     scale, zero_point = (values[name] for name in after[0].input[1:])

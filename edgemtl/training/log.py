@@ -50,20 +50,23 @@ class MetricsLog:
 
 
 class Epoch(msgspec.Struct):
-    """What accumulates over an epoch; ``waited_s`` is the part of ``spent_s`` in which no batch was ready."""
+    """What accumulates over an epoch. ``steps``: those in which a task had labels. ``waited_s``: the part
+    of ``spent_s`` in which no batch was ready.
+    """
 
     losses: dict[str, float] = {}
-    steps: int = 0
+    steps: dict[str, int] = {}
     waited_s: float = 0.0
     spent_s: float = 0.0
 
     def add(self, losses: Mapping[str, float], waited_s: float, spent_s: float) -> None:
-        """Take in a step."""
-        self.losses = {task: self.losses.get(task, 0.0) + loss for task, loss in losses.items()}
-        self.steps += 1
+        """Take in a step, with the losses of the tasks that had labels."""
+        for task, loss in losses.items():
+            self.losses[task] = self.losses.get(task, 0.0) + loss
+            self.steps[task] = self.steps.get(task, 0) + 1
         self.waited_s += waited_s
         self.spent_s += spent_s
 
     def means(self) -> dict[str, float]:
-        """The mean losses over the steps so far."""
-        return {task: total / self.steps for task, total in self.losses.items()}
+        """The mean losses over the steps so far that had labels of each."""
+        return {task: total / self.steps[task] for task, total in self.losses.items()}

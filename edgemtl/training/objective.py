@@ -49,6 +49,7 @@ class Objective:
         self.model, self.balancer, self.scaled, self.weigh = model, balancer, scaled, weigh
         self.distiller, self._run, self._autocast = distiller, run or model.run, autocast
         self._add_up, self._processes = add_up, processes
+        self._labeled: dict[str, Tensor] = {}
         adaptors = distiller.adaptors.parameters() if distiller else ()
         self.trained: list[nn.Parameter] = list(
             dict.fromkeys([*model.parameters(), *balancer.parameters(), *adaptors])
@@ -95,11 +96,12 @@ class Objective:
         teacher stands by itself in the first, as ``distill.TASK``; in the second it is in the task's loss.
 
         The mean over processes of each is its mean over the valid pixels of the global batch, so averaging
-        gradients over processes gives what one process with the whole batch would find.
+        gradients over processes gives what one process with the whole batch would find. A task without a
+        valid pixel in it trains nothing, its weight included, and ``unlabeled`` names it.
         """
         with self._autocast():
             features, predictions = self._run(batch.image, tasks)
-        losses = self._means(
+        losses, labeled = self._means(
             {
                 task: self.model.tasks[task].loss(
                     prediction.float(), batch.labels[self.model.tasks[task].label_name]
@@ -107,11 +109,12 @@ class Objective:
                 for task, prediction in predictions.items()
             }
         )
-        balanced: Losses = self.balancer(losses)
+        self._labeled = labeled
+        balanced: Losses = {task: loss * labeled[task] for task, loss in self.balancer(losses).items()}
         if self.distiller is None:
             return losses, balanced
         with self._autocast():
-            distances = self._means(self.distiller(batch.image, features))
+            distances, _ = self._means(self.distiller(batch.image, features))
         weight = self.distiller.weight
         return (
             losses | {f"distill.{task}": distance for task, distance in distances.items()},
@@ -122,12 +125,19 @@ class Objective:
         """Compose all kernels, at full precision (autocast would round the factors), into the cache."""
         return [weight_of(layer) for layer in self.composed]
 
-    def _means(self, sums: Mapping[str, LossSum]) -> Losses:
-        counts = self._add_up(torch.stack([loss.count for loss in sums.values()]).float()).clamp_min(1)
-        return {
-            task: loss.total / count * self._processes
+    @property
+    def unlabeled(self) -> list[str]:
+        """The tasks that had no valid pixel in the last batch. A GPU is waited for."""
+        return [task for task, labeled in self._labeled.items() if not labeled]
+
+    def _means(self, sums: Mapping[str, LossSum]) -> tuple[Losses, dict[str, Tensor]]:
+        """The mean of each, and whether anything was summed up."""
+        counts = self._add_up(torch.stack([loss.count for loss in sums.values()]).float())
+        means = {
+            task: loss.total / count.clamp_min(1) * self._processes
             for (task, loss), count in zip(sums.items(), counts, strict=True)
         }
+        return means, dict(zip(sums, counts > 0, strict=True))
 
 
 def _trained(factor: Factor, default: float | None) -> Trained:

@@ -201,7 +201,9 @@ class Trainer:
         )
 
     def _learn(self, batch: Batch) -> dict[str, float]:
-        """One batch through the update strategy, an optimizer step for each of its gradients."""
+        """One batch through the update strategy, an optimizer step for each of its gradients. Gives the
+        losses of the tasks that had labels.
+        """
         self.model.train()
         scale = self.spec.schedule.factor(self.step, self.steps, self.epoch_steps)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
@@ -216,7 +218,8 @@ class Trainer:
             self.scaler.update()
             self.optimizer.zero_grad()
             # Read last, so that a GPU does not wait in the middle; of a bad step nothing is ever saved.
-            values |= self._finite(losses, batch)
+            found, unlabeled = self._finite(losses, batch), self.objective.unlabeled
+            values |= {task: value for task, value in found.items() if task not in unlabeled}
         if self.average:
             self.average.update(self.model, self.step)
         return values

@@ -37,3 +37,11 @@ def test_the_task_whose_loss_falls_slowest_counts_most_and_weights_add_up_to_the
 def test_a_temperature_is_above_0(temperature: float) -> None:
     with pytest.raises(msgspec.ValidationError, match="temperature"):
         msgspec.convert({"type": "dwa", "temperature": temperature}, DWA)
+
+
+def test_a_task_without_labels_in_an_epoch_counts_as_one_that_stayed() -> None:
+    found, stayed = (DWA().build(("a", "b")) for _ in range(2))
+    for balancer, means in ((found, {"a": 0.5}), (stayed, {"a": 0.5, "b": 2.0})):
+        balancer.end_epoch({"a": 1.0, "b": 2.0})
+        balancer.end_epoch(means)
+    assert torch.equal(found.weights, stayed.weights)

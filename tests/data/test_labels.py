@@ -61,6 +61,7 @@ def test_a_gray_or_black_normal_is_none(tmp_path: Path, invalid: int) -> None:
             r"shape \[4, 5\], as its image has it, found \[3, 5\]",
         ),
         (ClassFiles(names=NAMES), "a.npy", CLASSES / 2, "whole numbers, found fractions"),
+        (ClassFiles(names=NAMES), "a.jpg", CLASSES, r"stored exactly, found \.jpg"),
         (DepthFiles(), "a.png", np.full(SIZE, 2000, np.uint16), r"values in 0\.\.1000, found 2000.*`meters`"),
         (DepthFiles(), "a.npy", np.full(SIZE, -1.0), r"found -1"),
         (DepthFiles(), "a.npy", np.full(SIZE, np.nan), "found NaN"),

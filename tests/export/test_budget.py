@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgemtl.core.errors import GateError, RecipeError
+from edgemtl.core.errors import DataError, GateError, RecipeError
 from edgemtl.core.report import MetricInfo, Scores
 from edgemtl.export.budget import Limit, check_budget, choose, parse_budget, used
 
@@ -59,6 +59,11 @@ def test_points_percent_and_units() -> None:
     for text, share in shares.items():
         assert used(parse_budget([text]), METRICS, BASE, after) == pytest.approx(share)
     assert used(parse_budget(shares), METRICS, BASE, after) == pytest.approx(1.0)
+
+
+def test_a_limit_on_what_no_image_has_labels_of_is_refused() -> None:
+    with pytest.raises(DataError, match=r"--budget depth\.abs=10%: expected images with labels of depth"):
+        used([LIMIT], METRICS, {**BASE, "depth": {}}, BASE)
 
 
 def test_better_uses_nothing_and_nan_uses_all() -> None:

@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import numpy as np
+import onnx
 
 from edgemtl.collapse import CollapsedModel, collapse
 from edgemtl.core.bundle import Classes, read_manifest
@@ -30,6 +31,19 @@ def bundle(collapsed: CollapsedModel, tmp_path_factory: pytest.TempPathFactory) 
     accuracy = {"depth": {"abs": 0.5, "rel": 0.2, "rmse": 0.7}}
     write_bundle(collapsed, folder, name="net", images=images(3), accuracy=accuracy, split="val")
     return folder
+
+
+@pytest.mark.parametrize(
+    ("target", "jetpack", "joined"), [("onnx", "", True), ("jetson-orin-nano", "6.2", False)]
+)
+def test_heads_are_joined_where_onnx_runtime_runs_them(
+    target: str, jetpack: str, joined: bool, collapsed: CollapsedModel, tmp_path: Path
+) -> None:
+    write_bundle(
+        collapsed, tmp_path, name="net", images=images(1), spec=Export(target=target, jetpack=jetpack)
+    )
+    nodes = onnx.load(tmp_path / "merged.onnx").graph.node
+    assert any(node.op_type == "Split" for node in nodes) == joined
 
 
 def test_what_was_written_reads_back_and_verifies(bundle: Path) -> None:

@@ -18,7 +18,7 @@ from edgemtl.export.calibrate import (
 )
 from edgemtl.export.graph import constants, copied, set_constants
 from edgemtl.export.int8 import quantized_tensors
-from tests.export.networks import images, joined, parts, run
+from tests.export.networks import TASKS, images, joined, parts, run
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,25 @@ def test_every_method_covers_no_more_than_all_values_and_has_a_range_for_every_t
     assert set(ranges) == tensors
     for name, (lowest, highest) in ranges.items():
         assert widest[name][0] <= lowest <= highest <= widest[name][1]
+
+
+@pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
+def test_an_output_keeps_every_value_and_some_room(method: Method, tensors: set[str]) -> None:
+    ranges = calibrate(joined(), tensors, images(2), method, whole=TASKS.keys() & tensors).ranges
+    widest = calibrate(joined(), tensors, images(2), "minmax").ranges
+    for task in TASKS.keys() & tensors:
+        lowest, highest = widest[task]
+        assert ranges[task] == pytest.approx((lowest * 1.1 - highest * 0.1, highest * 1.1 - lowest * 0.1))
+
+
+@pytest.mark.parametrize("first", [0, 130, 600, 1500])
+def test_entropy_is_not_misled_by_values_that_are_never_near_zero(first: int) -> None:
+    """As depths are: a cut right above the first of them would leave one value, and no divergence."""
+    histogram = np.zeros(BINS, np.int64)
+    values = np.random.default_rng(0).integers(first, BINS, 50_000)
+    np.add.at(histogram, values, 1)
+    kept = histogram[: entropy_bins(histogram)].sum() / histogram.sum()
+    assert kept >= 0.98
 
 
 def test_percentile_cuts_what_few_values_reach() -> None:

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("torch")
 
 from edgemtl.core.errors import DataError
-from edgemtl.training.log import MetricsLog
+from edgemtl.training.log import Epoch, MetricsLog
 
 RECORDS = [{"step": step, "epoch": step // 4} for step in (4, 8, 12)]
 
@@ -41,3 +41,11 @@ def test_what_is_no_record_is_a_data_error(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(DataError, match=r"metrics\.jsonl: expected a JSON record a line"):
         MetricsLog(path).read()
+
+
+def test_a_mean_is_over_the_steps_that_had_labels() -> None:
+    epoch = Epoch()
+    for losses in ({"depth": 1.0, "normals": 2.0}, {"depth": 2.0}, {"depth": 3.0, "normals": 4.0}):
+        epoch.add(losses, waited_s=0.1, spent_s=1.0)
+    assert epoch.means() == {"depth": 2.0, "normals": 3.0}
+    assert Epoch().means() == {}

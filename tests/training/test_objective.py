@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from edgemtl.balancing import Balancer, Fixed, Uncertainty
+from edgemtl.balancing import DWA, Balancer, Balancing, Fixed, Uncertainty
 from edgemtl.core.errors import RecipeError
 from edgemtl.data import Batch
 from edgemtl.kernels import DOConv, Factorized, KernelMethod, Plain, factors, parametrized
@@ -31,6 +31,19 @@ def test_a_label_without_a_valid_pixel_gives_a_loss_of_zero_and_a_finite_gradien
     assert {task: loss.item() for task, loss in losses.items()} == dict.fromkeys(TASKS, 0.0)
     sum(balanced.values()).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("spec", [Fixed(), Uncertainty(), DWA()])
+def test_a_task_without_labels_in_a_batch_does_not_train_its_weight(spec: Balancing) -> None:
+    objective = Objective(network(Plain()), balancer := spec.build(tuple(TASKS)))
+    _, balanced = objective.losses(labeled(torch.ones(2, 1, *SIZE)))
+    assert objective.unlabeled == ["segmentation", "normals"]
+    assert balanced["segmentation"] == balanced["normals"] == 0 < balanced["depth"]
+    sum(balanced.values()).backward()
+    weights = dict(zip(TASKS, balancer.parameters(), strict=False))
+    assert {task: bool(weight.grad) for task, weight in weights.items()} == {
+        task: task == "depth" for task in weights
+    }
 
 
 def test_two_halves_give_the_mean_over_the_valid_pixels_of_the_whole() -> None:

@@ -112,8 +112,11 @@ def _rails() -> Iterator[tuple[str, Callable[[], float | None]]]:
         name = _text(path)
         if name and name != "NC" and _text(path.with_name("name")) == "ina3221":  # NC: not connected
             yield name, partial(_product_w, path.parent, path.name[2])
-    for path in sorted(ROOT.glob("sys/class/hwmon/hwmon*/power*_input")):
-        label = _text(path.with_name(path.name.replace("input", "label")))
+    powers = [
+        path for word in ("input", "average") for path in ROOT.glob(f"sys/class/hwmon/hwmon*/power*_{word}")
+    ]
+    for path in sorted(powers):
+        label = _text(path.with_name(path.name.partition("_")[0] + "_label"))
         yield label or _text(path.with_name("name")) or path.parent.name, partial(_number, path, 1e-6)
 
 
