@@ -17,6 +17,7 @@ def draw(evidence: Evidence, path: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+    from matplotlib.ticker import StrMethodFormatter
 
     threads = min(evidence.pareto[0].latency_ms)
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
@@ -34,6 +35,8 @@ def draw(evidence: Evidence, path: Path) -> None:
             axis.annotate(point.size or "base", place, (4, 4), textcoords="offset points", fontsize=8)
     axis.axhline(0, color="gray", linewidth=0.8)
     axis.set_xscale("log")
+    for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+        ticks(StrMethodFormatter("{x:g}"))  # 6, not 6 x 10^0
     axis.set_xlabel(f"latency of the bundle, ms (batch 1, {threads} thread{'s' * (threads > 1)})")
     axis.set_ylabel("Delta_m against the base twins, %")
     axis.legend(fontsize=8)

@@ -21,6 +21,7 @@ from records import Finished, folder_of, read_all
 
 from edgemtl.bench.device import device_facts
 from edgemtl.bench.latency import measure
+from edgemtl.core.device import Device
 from edgemtl.core.errors import DataError, EdgemtlError
 from edgemtl.core.files import json_bytes, replacing
 from edgemtl.core.report import Stats, timestamp
@@ -43,7 +44,7 @@ class Latencies(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured, and where."""
 
     created: str
-    device: dict[str, str | int | float | None]
+    device: Device
     timed: tuple[Timed, ...]
 
 

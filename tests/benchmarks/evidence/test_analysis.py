@@ -16,6 +16,7 @@ from latency import TWINS, Latencies, Timed, points
 from records import folder_of
 from tables import markdown
 
+from edgemtl.bench.device import device_facts
 from edgemtl.bench.latency import stats
 from edgemtl.core.errors import DataError
 from edgemtl.core.files import json_bytes, replacing
@@ -159,7 +160,7 @@ def test_sizes_are_compared_to_the_twins_of_the_base(results: Path, tmp_path: Pa
         for size, name in points(grid)
     )
     with replacing(folder_of(grid.name) / "latency.json") as draft:
-        draft.write_bytes(json_bytes(Latencies(created="now", device={}, timed=timed)))
+        draft.write_bytes(json_bytes(Latencies(created="now", device=device_facts(), timed=timed)))
     evidence = analyze(grid)
     gains = {(point.size, point.name): point.overall.mean for point in evidence.pareto}
     assert gains == {

@@ -26,7 +26,7 @@ def test_a_shipped_grid_makes_recipes_and_never_reads_the_test_set_to_choose(pat
     for job in {job.cell: job for job in reversed(jobs)}.values():
         recipe = load(find_recipe(grid.recipe), [*job.overrides, "data.root=nowhere"])
         assert (job.split in recipe.data.splits) and (recipe.training.epochs == job.epochs)
-    assert {job.split for job in jobs if job.stage == "select"} == {"holdout"}
+    assert {job.split for job in jobs if job.stage == "select"} <= {"holdout"}  # none where one rate is given
     # The holdout is part of the training set of the final runs alone.
     assert {any("holdout" in text for text in job.overrides) for job in jobs if job.stage == "final"} == {
         False
