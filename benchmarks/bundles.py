@@ -50,7 +50,7 @@ COMPACT = Setting(
     name="compact",
     backbone=SegNet(widths=(16, 32, 64, 64), convs=(1, 1, 2, 2)),  # that of nyuv2_compact
     size=(72, 96),
-    rounds=60,
+    rounds=200,
     calls=20,
 )
 MEDIUM = Setting(

@@ -33,9 +33,11 @@ from edgemtl.training.steps import UPDATES, total
 FOLDER = Path(__file__).parent.parent / "recipes"
 CLASSES = 13
 PLAIN, JOINT, ROUTED = "plain joint", "factorized joint", "factorized routed"
+SPATIAL = "factorized joint, spatial"
 RIVALS = {
     PLAIN: ("kernel=plain",),
     JOINT: ("kernel=factorized",),
+    SPATIAL: ("kernel={type: factorized, matrix: spatial}",),
     ROUTED: ("kernel=factorized", "training.update=routed"),
     "doconv": ("kernel=doconv",),
     "residual": ("kernel=residual",),
@@ -47,7 +49,7 @@ RIVALS = {
     "plain bf16": ("kernel=plain", "training.precision=bf16"),
     "factorized bf16": ("kernel=factorized", "training.precision=bf16"),
 }
-IN_WEIGHT_SPACE = (JOINT, "doconv", "residual", "expandnet, e = 2")
+IN_WEIGHT_SPACE = (JOINT, SPATIAL, "doconv", "residual", "expandnet, e = 2")
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):

@@ -52,7 +52,7 @@ def inspect_model(subject: str, model: MultitaskModel, size: tuple[int, int]) ->
 
 
 def inspect_bundle(subject: str, manifest: Manifest) -> Inspection:
-    """The files of a bundle: those of the split layout, where it has one."""
+    """The files of a bundle: those of the split layout, where it has one, but none that joins others."""
     files = manifest.layouts.get("split") or manifest.layouts["merged"]
     parts = tuple(
         Part(
@@ -65,6 +65,7 @@ def inspect_bundle(subject: str, manifest: Manifest) -> Inspection:
             macs=file.macs,
         )
         for file in files
+        if not file.joins
     )
     total = sum(part.parameters for part in parts)
     return Inspection(

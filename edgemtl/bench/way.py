@@ -26,8 +26,9 @@ class Way(msgspec.Struct, frozen=True):
 
     def files(self, manifest: Manifest) -> tuple[ModelFile, ...]:
         """The model files that it runs."""
-        files = needed_files(manifest, self.layout, self.tasks)
-        return tuple(file for file in files if self.file in (None, file.name))
+        if self.file is None:
+            return needed_files(manifest, self.layout, self.tasks)
+        return tuple(file for file in manifest.layouts[self.layout] if file.name == self.file)
 
     def open(
         self, folder: Path, manifest: Manifest, batch: int, threads: int, sessions: SessionFactory

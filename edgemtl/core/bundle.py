@@ -53,8 +53,9 @@ class TensorInfo(msgspec.Struct, frozen=True):
 class ModelFile(msgspec.Struct, frozen=True):
     """One ONNX file: which tasks need it, what it reads and what it writes.
 
-    Tensor names are unique in a bundle, so a runner only keeps a table of tensors by name. ``channels`` is
-    the most that one of its convolutions writes, 0 where it has none.
+    A name is one tensor in all files of a bundle, so a runner only keeps a table of tensors by name.
+    ``channels`` is the most that one of its convolutions writes, 0 where it has none. ``joins`` names files
+    before it which together compute the same; it is for runs that want all that it writes.
     """
 
     name: str
@@ -65,6 +66,7 @@ class ModelFile(msgspec.Struct, frozen=True):
     parameters: int
     macs: int
     channels: int
+    joins: tuple[str, ...] = ()
 
 
 class InputInfo(msgspec.Struct, frozen=True):

@@ -31,12 +31,14 @@ from edgemtl.core.bundle import (
 from edgemtl.core.files import replacing
 from edgemtl.core.report import Scores, timestamp
 from edgemtl.export.graph import Array
+from edgemtl.export.heads import join_heads
 from edgemtl.export.jetson import write_device_files
 from edgemtl.export.onnx import write_models
 from edgemtl.export.operators import check_model
 from edgemtl.export.precision import Material, Outcome, check_lowering, lower
 from edgemtl.export.siblings import fuse_siblings
 from edgemtl.export.spec import Export
+from edgemtl.export.upsampling import gather_upsampling
 from edgemtl.model import MultitaskModel
 
 GOLDEN_INPUTS, GOLDEN_OUTPUTS = "golden/inputs.npz", "golden/outputs.npz"
@@ -88,12 +90,14 @@ def write_bundle(
         )
         for path in sorted(draft.glob("*.onnx")):
             check_model(spec.devices, path, spec.newest_opset)
+        if not spec.devices and "split" in layouts:
+            layouts = {**layouts, "split": (*layouts["split"], *join_heads(draft, layouts["split"]))}
         lowered = None
         if spec.precision != "fp32":
             lowered = _lower(model, draft, layouts, spec, images, material)
         if not spec.devices:
             for path in sorted(draft.glob("*.onnx")):
-                onnx.save(fuse_siblings(onnx.load(path)), path)
+                onnx.save(gather_upsampling(fuse_siblings(onnx.load(path))), path)
         outputs: dict[str, Any] = dict(lowered.outputs if lowered else _outputs(model, images))
         np.savez(draft / GOLDEN_OUTPUTS, **outputs)
         manifest = Manifest(
@@ -135,12 +139,13 @@ def _lower(
     """Replace the files in ``draft``, starting from the split layout, which is written aside if need be."""
     size = images.shape[-2], images.shape[-1]
     with tempfile.TemporaryDirectory() as temporary:
-        folder, split = draft, layouts.get("split")
-        if split is None:
+        folder, files = draft, layouts.get("split")
+        if files is None:
             folder = Path(temporary)
-            split = write_models(
+            files = write_models(
                 model, folder, layouts=("split",), size=size, batch=spec.batch, opset=spec.newest_opset
             )["split"]
+        split = [file for file in files if not file.joins]
         parts = {file.name: onnx.load(folder / file.path) for file in split}
     return lower(
         parts,

@@ -41,10 +41,16 @@ def join(parts: Mapping[str, ModelProto], outputs: tuple[str, ...]) -> ModelProt
     return helper.make_model(graph, opset_imports=first.opset_import, ir_version=first.ir_version)
 
 
-def extract(joined: ModelProto, part: str, file: ModelProto) -> ModelProto:
-    """A part of a joined graph as a file of its own, with the inputs and outputs of ``file``."""
-    graph = GraphProto(name=part)
-    graph.node.extend(node for node in joined.graph.node if part_of(node) == part)
+def extract(joined: ModelProto, file: ModelProto) -> ModelProto:
+    """What lies between the inputs and the outputs of ``file`` in a joined graph, as a file of its own."""
+    inputs, needed = ({info.name for info in infos} for infos in (file.graph.input, file.graph.output))
+    nodes = []
+    for node in reversed(joined.graph.node):  # which is sorted: readers come after writers
+        if not needed.isdisjoint(node.output):
+            nodes.append(node)
+            needed.update(set(node.input) - inputs)
+    graph = GraphProto(name=file.graph.name)
+    graph.node.extend(reversed(nodes))
     used = {name for node in graph.node for name in node.input}
     graph.initializer.extend(tensor for tensor in joined.graph.initializer if tensor.name in used)
     graph.input.extend(file.graph.input)

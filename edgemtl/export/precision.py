@@ -146,10 +146,8 @@ def lower(
         )
     corrected = network.corrected(chosen)
     merged = network.lowered(corrected, chosen)
-    for file in files:
-        part = parts.get(file.name)
-        model = network.lowered(extract(corrected, file.name, part), chosen) if part else merged
-        onnx.save(model, folder / file.path)
+    for path in (folder / file.path for file in files):
+        onnx.save(network.lowered(extract(corrected, onnx.load(path)), chosen), path)
     exact, outputs = _predict_all(network.joined, golden), _predict_all(merged, golden)
     return Outcome(
         _report(spec, chosen, sensitivity, network, material.images),

@@ -2,15 +2,19 @@
 
 After Ren & Shi, "Learning Compact Neural Networks with Deep Overparameterised Multitask Learning"
 (arXiv 2308.13300), of which only the abstract and related patent claims were read: this is a reconstruction.
-The weight W [co, ci, kh, kw] of every convolution group, transposed to [ci, kh, co, kw] and read as a matrix
-(ci kh) x (co kw), is the product (spatial SVD, Jaderberg et al. 2014)
+The weight W [co, ci, kh, kw] of every convolution group, read as a matrix of m rows and n columns, is the
+product
 
-    W_G = U f(M(t) for t in G) V,    U: (ci kh) x r,  M(t): r or r x r,  V: r x (co kw),
+    W_G = U f(M(t) for t in G) V,    U: m x r,  M(t): r or r x r,  V: r x n,    r = min(m, n),
 
-with r = min(ci kh, co kw), for a group G of tasks; U and V are shared by all tasks, M(t) belongs to task t. f
-is the product, mean or sum. Where U or V belong to the tasks too, W_G = f(U(t) M(t) V(t) for t in G), and f
-is the mean or sum. At the start U S V is the singular value decomposition of the plain initialization and
-f(M) = S, so that the network computes what it computed before. Linear layers are the case kh = kw = 1.
+for a group G of tasks; U and V are shared by all tasks, M(t) belongs to task t. f is the product, mean or
+sum. Where U or V belong to the tasks too, W_G = f(U(t) M(t) V(t) for t in G), and f is the mean or sum.
+
+The matrix is (ci kh) x (co kw), ``spatial``, as a summary of the paper says (Jaderberg et al. 2014); or
+co x (ci kh kw), ``channel`` (Zhang et al. 2016), the default: it composes a 3x3 kernel in a third of the
+multiplications and trains as well (benchmarks/evidence/STUDY.md). At the start U S V is the singular value
+decomposition of the plain initialization and f(M) = S, so that the network computes what it computed before.
+Linear layers are the case kh = kw = 1.
 """
 
 from __future__ import annotations
@@ -27,14 +31,15 @@ from edgemtl.kernels.weight import Kernel, Shape, WeightMethod, rate_of, shape_o
 
 
 class Factorized(WeightMethod, frozen=True, kw_only=True, tag="factorized"):
-    """``combine``: f above. ``middle``: whether M(t) is a diagonal or a full matrix. ``shared``: which of U
-    and V all tasks share; the others belong to tasks.
+    """``matrix``: how a weight is read as one. ``combine``: f above. ``middle``: whether M(t) is a diagonal
+    or a full matrix. ``shared``: which of U and V all tasks share; the others belong to tasks.
 
     ``spectrum``: where the singular values are at the start: in M, or half in U and V each (U S^(1/2) and
     S^(1/2) V, with f(M) = I). ``log_middle``: M = exp(m) of what is trained, so that none changes its sign.
     ``rates``: equal by default: on NYUv2, rates of U and V that fell with the rank did worse.
     """
 
+    matrix: Literal["spatial", "channel"] = "channel"
     combine: Literal["product", "mean", "sum"] = "product"
     middle: Literal["diagonal", "full"] = "diagonal"
     shared: Literal["both", "u", "v", "none"] = "both"
@@ -64,14 +69,14 @@ class Factorized(WeightMethod, frozen=True, kw_only=True, tag="factorized"):
 
 
 class _UMV(Kernel):
-    """Factors U [g, ci kh, r] and V [g, r, co kw], shared or one for each task, then M of each task,
-    [g, 1, r] or [g, r, r]; g conv groups.
+    """Factors U [g, m, r] and V [g, r, n], shared or one for each task, then M of each task, [g, 1, r] or
+    [g, r, r]; g conv groups.
     """
 
     def __init__(self, shape: Shape, weight_shape: tuple[int, ...], tasks: Group, method: Factorized) -> None:
         super().__init__()
         self.shape, self.weight_shape, self.method = shape, weight_shape, method
-        rank = min(shape.inputs * shape.height, shape.outputs * shape.width)
+        rank = min(self._matrix(torch.empty(weight_shape, device="meta")).shape[1:])
         u_owners = (None,) if method.shared in ("both", "u") else tasks
         v_owners = (None,) if method.shared in ("both", "v") else tasks
         self.owners = (*u_owners, *v_owners, *tasks)
@@ -92,16 +97,10 @@ class _UMV(Kernel):
             matrix = torch.cat(left, -1) @ torch.cat(right, -2)
             if self.method.combine == "mean":
                 matrix = matrix / len(middles)
-        groups, outputs, inputs, height, width = self.shape
-        split = matrix.view(groups, inputs, height, outputs, width)
-        return split.permute(0, 3, 1, 2, 4).reshape(self.weight_shape).contiguous()
+        return self._weight(matrix)
 
     def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
-        groups, outputs, inputs, height, width = self.shape
-        split = weight.double().reshape(groups, outputs, inputs, height, width).permute(0, 2, 3, 1, 4)
-        u, s, v = torch.linalg.svd(
-            split.reshape(groups, inputs * height, outputs * width), full_matrices=False
-        )
+        u, s, v = torch.linalg.svd(self._matrix(weight.double()), full_matrices=False)
         s = s.unsqueeze(-2)
         if self.method.spectrum == "outer":
             u, s, v = u * s.sqrt(), torch.ones_like(s), s.sqrt().mT * v
@@ -116,6 +115,22 @@ class _UMV(Kernel):
             factor.to(weight.dtype, copy=True).contiguous()
             for factor in (*[u] * first, *[v] * second, *[middle] * count)
         )
+
+    def _matrix(self, weight: Tensor) -> Tensor:
+        """[g, m, n] of a weight."""
+        groups, outputs, inputs, height, width = self.shape
+        split = weight.reshape(groups, outputs, inputs, height, width)
+        if self.method.matrix == "channel":
+            return split.flatten(2)
+        return split.permute(0, 2, 3, 1, 4).reshape(groups, inputs * height, outputs * width)
+
+    def _weight(self, matrix: Tensor) -> Tensor:
+        """The weight of a matrix [g, m, n]."""
+        if self.method.matrix == "channel":
+            return matrix.reshape(self.weight_shape)
+        groups, outputs, inputs, height, width = self.shape
+        split = matrix.view(groups, inputs, height, outputs, width)
+        return split.permute(0, 3, 1, 2, 4).reshape(self.weight_shape).contiguous()
 
     def _times(self, u: Tensor, middle: Tensor) -> Tensor:
         """U M, of a diagonal [g, 1, r] or a matrix M."""

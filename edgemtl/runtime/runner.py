@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,7 +54,7 @@ class BundleRunner:
         self.tasks = tuple(self.manifest.tasks) if tasks is None else tuple(tasks)
         check_tasks("tasks", self.tasks, tuple(self.manifest.tasks))
         self.layout = choose_layout(self.manifest, self.tasks, layout)
-        self.files = needed_files(self.manifest, self.layout, self.tasks)
+        self.files = _openable(self.manifest.layouts[self.layout], self.tasks)
         self.threads = threads or available_cores()
         self._sessions = {file.name: sessions(folder / file.path, file, self.threads) for file in self.files}
         self._schedules: dict[tuple[frozenset[str], tuple[str, ...]], tuple[Step, ...]] = {}
@@ -79,14 +79,14 @@ class BundleRunner:
         found = self.compute({self.manifest.input.name: image}, names)
         return {task: found[name] for task, name in zip(wanted, names, strict=True)}
 
-    def run_all(self, images: NDArray[np.float32]) -> dict[str, Array]:
+    def run_all(self, images: NDArray[np.float32], tasks: Sequence[str] | None = None) -> dict[str, Array]:
         """As a call, but for any number of images: in the smallest batches that the bundle takes, so that
         memory stays small.
 
         Raises:
-            RecipeError: the bundle takes no such images.
+            RecipeError: as a call.
         """
-        return together(in_batches(self, images, self._batch[0]))
+        return together(in_batches(lambda batch: self(batch, tasks), images, self._batch[0]))
 
     def compute(self, tensors: Mapping[str, Array], wanted: tuple[str, ...]) -> dict[str, Array]:
         """The tensors ``wanted``, by name, from those at hand: the image, or what files have written before.
@@ -104,20 +104,17 @@ class BundleRunner:
         return {name: table[name] for name in wanted}
 
     def macs(self, tasks: Collection[str]) -> int:
-        """The multiply-adds of the files that some tasks need."""
-        return sum(file.macs for file in self.files if not set(file.tasks).isdisjoint(tasks))
+        """The multiply-adds of the files that run for some tasks."""
+        return sum(file.macs for file in needed_files(self.manifest, self.layout, tasks))
 
     def _schedule(self, known: frozenset[str], wanted: tuple[str, ...]) -> tuple[Step, ...]:
-        """Walk the files from the last to the first, collecting what is needed of the ones before."""
-        needed = set(wanted) - known
+        kept = known.union(wanted)
         steps: list[Step] = []
-        for file in reversed(self.files):
-            writes = tuple(tensor.name for tensor in file.outputs if tensor.name in needed)
-            if writes:
-                reads = tuple(tensor.name for tensor in file.inputs)
-                frees = tuple(name for name in reads if name not in needed | known)
-                steps.append(Step(self._sessions[file.name], reads, writes, frees))
-                needed.update(set(reads) - known)
+        for file, writes in reversed(_route(self.files, known, wanted)):
+            reads = tuple(tensor.name for tensor in file.inputs)
+            frees = tuple(name for name in reads if name not in kept)
+            steps.append(Step(self._sessions[file.name], reads, writes, frees))
+            kept = kept.union(reads)
         return tuple(reversed(steps))
 
     def check(self, image: NDArray[np.float32]) -> None:
@@ -144,9 +141,38 @@ class BundleRunner:
             )
 
 
-def needed_files(manifest: Manifest, layout: str, tasks: Sequence[str]) -> tuple[ModelFile, ...]:
-    """The files of a layout that some tasks need, in the order they run."""
-    return tuple(file for file in manifest.layouts[layout] if set(file.tasks) & set(tasks))
+def needed_files(manifest: Manifest, layout: str, tasks: Iterable[str]) -> tuple[ModelFile, ...]:
+    """The files of a layout that run for some tasks, in the order they run."""
+    wanted = tuple(manifest.tasks[task].tensor.name for task in tasks)
+    steps = _route(manifest.layouts[layout], frozenset({manifest.input.name}), wanted)
+    return tuple(file for file, _ in steps)
+
+
+def _route(
+    files: Sequence[ModelFile], known: frozenset[str], wanted: Iterable[str]
+) -> list[tuple[ModelFile, tuple[str, ...]]]:
+    """The files that run from known tensors to wanted ones, and what each is asked for: found from the last
+    to the first, collecting what is needed of the ones before.
+    """
+    needed = set(wanted) - known
+    steps = []
+    for file in reversed(files):
+        writes = tuple(tensor.name for tensor in file.outputs if tensor.name in needed)
+        if not writes or (file.joins and len(writes) < len(file.outputs)):
+            continue
+        steps.append((file, writes))
+        needed.difference_update(writes)
+        needed.update({tensor.name for tensor in file.inputs} - known)
+    return steps[::-1]
+
+
+def _openable(files: Sequence[ModelFile], tasks: Collection[str]) -> tuple[ModelFile, ...]:
+    """The files that a run for some of the tasks may need."""
+    return tuple(
+        file
+        for file in files
+        if (set(file.tasks) <= set(tasks) if file.joins else not set(file.tasks).isdisjoint(tasks))
+    )
 
 
 def choose_layout(manifest: Manifest, tasks: Sequence[str], layout: str | None = None) -> str:

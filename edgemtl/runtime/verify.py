@@ -26,7 +26,8 @@ def verify(
     sessions: SessionFactory = open_session,
     device: Device | None = None,
 ) -> VerifyReport:
-    """Compare every task in every layout, or in the one named, with the golden outputs.
+    """Compare every task in every layout, or in the one named, with the golden outputs: all at once, and
+    where other files run for a task alone, those too. The worse of the two is what the report gives.
 
     ``atol`` and ``rtol`` replace the manifest's tolerances, those of single tasks too:
     |found - expected| <= atol + rtol * |expected|. The report says what failed, and repeats the facts of the
@@ -43,14 +44,22 @@ def verify(
     rtol = _tolerance("rtol", manifest.golden.rtol if rtol is None else rtol)
     image = _load(folder, manifest.golden.inputs, [manifest.input.name], manifest)[manifest.input.name]
     names = [task.tensor.name for task in manifest.tasks.values()]
-    golden = _load(folder, manifest.golden.outputs, names, manifest)
+    outputs = _load(folder, manifest.golden.outputs, names, manifest)
+    golden = {task: outputs[info.tensor.name] for task, info in manifest.tasks.items()}
     layouts = {}
     for name in manifest.layouts if layout is None else (layout,):
         runner = BundleRunner(folder, layout=name, threads=threads, sessions=sessions, manifest=manifest)
-        found = runner.run_all(image)
+        deviations = [
+            (task, _deviation(folder, task, array, golden[task], own.get(task, atol), rtol))
+            for tasks in _ways(runner)
+            for task, array in runner.run_all(image, tasks).items()
+        ]
         layouts[name] = {
-            task: _deviation(folder, task, found[task], golden[info.tensor.name], own.get(task, atol), rtol)
-            for task, info in manifest.tasks.items()
+            task: max(
+                (found for of, found in deviations if of == task),
+                key=lambda found: (not found.passed, found.max_abs),
+            )
+            for task in manifest.tasks
         }
     return VerifyReport(
         bundle=manifest.name,
@@ -64,6 +73,11 @@ def verify(
         passed=all(deviation.passed for tasks in layouts.values() for deviation in tasks.values()),
         device=device,
     )
+
+
+def _ways(runner: BundleRunner) -> list[tuple[str, ...]]:
+    """The tasks to ask for, until every file has run."""
+    return [runner.tasks, *((task,) for file in runner.files if file.joins for task in file.tasks)]
 
 
 def _deviation(folder: Path, task: str, found: Array, expected: Array, atol: float, rtol: float) -> Deviation:

@@ -10,6 +10,7 @@ from edgemtl.bench.suite import BenchSettings, bench
 from edgemtl.core.bundle import read_manifest, sha256
 from edgemtl.core.errors import RecipeError
 from edgemtl.core.report import BenchReport
+from edgemtl.runtime.runner import needed_files
 from edgemtl.runtime.session import FakeSession
 from edgemtl.runtime.video import Keyframes
 from tests.bench.boards import THROTTLING
@@ -41,9 +42,10 @@ def test_everything_is_priced(report: BenchReport) -> None:
 
 
 def test_parts_add_up_to_the_whole(report: BenchReport) -> None:
-    segments, layouts = report.segments.values(), report.layouts
-    assert sum(segment.macs for segment in segments) == layouts["split"].macs == layouts["merged"].macs
-    assert sum(segment.size_mib for segment in segments) == pytest.approx(layouts["split"].size_mib)
+    layouts = report.layouts
+    ran = [report.segments[file.name] for file in needed_files(MANIFEST, "split", MANIFEST.tasks)]
+    assert sum(segment.macs for segment in ran) == layouts["split"].macs == layouts["merged"].macs
+    assert sum(segment.size_mib for segment in ran) == pytest.approx(layouts["split"].size_mib)
     needed = ("trunk", "branch_depth_normals", "head_depth")
     assert report.subsets["depth"].macs == sum(report.segments[name].macs for name in needed)
 
@@ -78,7 +80,7 @@ def test_what_a_device_tells_of_its_time_is_the_sum_over_the_files(monkeypatch: 
     monkeypatch.setattr(suite, "probe", lambda _: Probe(1.0, 1.0, None))
     monkeypatch.setattr(suite, "open_session", lambda path, file, threads: Timed(file))
     found = bench(TINY, QUICK).layouts
-    files = {layout: len(MANIFEST.layouts[layout]) for layout in found}
+    files = {layout: len(needed_files(MANIFEST, layout, MANIFEST.tasks)) for layout in found}
     assert {layout: measure.compute_ms for layout, measure in found.items()} == {
         layout: 2.0 * count for layout, count in files.items()
     }
@@ -108,7 +110,10 @@ def test_a_video_is_priced_where_rates_or_keyframes_are_given(report: BenchRepor
         found = bench(TINY, settings)
     assert found.settings["rates"] == "depth=1/3"
     assert found.settings["keyframes"] == "every=2,threshold=0.02"
-    assert found.video["moving"].calls["head_depth"] == pytest.approx(1 / 3)
+    calls = found.video["moving"].calls
+    assert calls["heads_branch_depth_normals"] == pytest.approx(1 / 3)  # both are due
+    assert calls["head_normals"] == pytest.approx(2 / 3)
+    assert "head_depth" not in calls
     assert found.video["still"].calls["trunk"] == pytest.approx(1 / 2)
 
 

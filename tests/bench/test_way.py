@@ -58,8 +58,11 @@ def test_a_way_runs_its_files_and_no_others(way: Way) -> None:
     run = way.open(TINY, MANIFEST, 2, 3, fake)
     run()
     run()
-    assert set(sessions) == {file.name for file in way.files(MANIFEST)}
-    assert all(len(session.runs) == 2 for session in sessions.values())
+    ran = {file.name for file in way.files(MANIFEST)}
+    assert {name: len(session.runs) for name, session in sessions.items()} == {
+        name: 2 * (name in ran) for name in sessions
+    }
+    assert ran <= set(sessions)
 
 
 def test_a_batch_that_the_bundle_does_not_take() -> None:

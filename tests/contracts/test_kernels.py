@@ -35,10 +35,14 @@ from tests.contracts.networks import PLANS, SIZE, TASKS, images, network
 VARIANTS: dict[type[KernelMethod], list[KernelMethod]] = {
     Plain: [Plain()],
     Factorized: [
-        Factorized(),
+        *(
+            Factorized(combine=combine, middle=middle)
+            for combine in ("product", "mean", "sum")
+            for middle in ("diagonal", "full")
+        ),
         Factorized(log_middle=True),
-        Factorized(combine="mean", middle="full"),
-        Factorized(combine="mean", shared="u"),
+        Factorized(matrix="spatial"),
+        Factorized(matrix="spatial", combine="mean", shared="u"),
         Factorized(combine="sum", shared="v", spectrum="outer"),
         Factorized(combine="sum", shared="none", middle="full"),
     ],

@@ -19,7 +19,7 @@ def test_the_joined_graph_computes_what_the_parts_do_one_after_the_other() -> No
 
 
 def test_an_extracted_part_is_the_part_that_was_joined() -> None:
-    again = {name: extract(joined(), name, file) for name, file in parts().items()}
+    again = {name: extract(joined(), file) for name, file in parts().items()}
     for model in again.values():
         onnx.checker.check_model(model, full_check=True)
     assert sum(len(model.graph.initializer) for model in again.values()) == len(joined().graph.initializer)
@@ -35,9 +35,7 @@ def test_names_are_unique_and_every_node_knows_its_part() -> None:
 
 
 def test_tensors_between_parts_are_the_same_seen_from_the_whole_and_from_the_files() -> None:
-    of_files = set().union(
-        *(between_parts(extract(joined(), name, file).graph) for name, file in parts().items())
-    )
+    of_files = set().union(*(between_parts(extract(joined(), file).graph) for name, file in parts().items()))
     assert of_files == between_parts(joined().graph)
     assert of_files == {t.name for file in parts().values() for t in file.graph.output} - set(TASKS)
 

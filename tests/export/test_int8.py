@@ -70,7 +70,7 @@ def test_the_files_of_both_layouts_compute_the_same(
     for chosen in (set(parts()), {"trunk", "head_depth"}, set(parts()) - {"trunk"}, {"branch_depth_normals"}):
         merged = quantize(joined(), chosen, ranges, activations)
         split = {
-            name: quantize(extract(joined(), name, file), chosen, ranges, activations)
+            name: quantize(extract(joined(), file), chosen, ranges, activations)
             for name, file in parts().items()
         }
         for model in (merged, *split.values()):

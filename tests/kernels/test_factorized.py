@@ -13,6 +13,7 @@ from edgemtl.core.errors import RecipeError
 from edgemtl.kernels import Factorized, factors
 
 COMBINATIONS = ("product", "mean", "sum")
+MATRICES = ("channel", "spatial")
 LAYERS = [
     nn.Conv2d(6, 10, 3),
     nn.Conv2d(6, 10, (1, 5), stride=2, padding=1),
@@ -34,10 +35,11 @@ VARIANTS = [
 
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
 @pytest.mark.parametrize("options", VARIANTS, ids=lambda options: "-".join(map(str, options.values())))
+@pytest.mark.parametrize("matrix", MATRICES)
 def test_the_factors_compose_to_the_weight_that_they_came_from(
-    layer: nn.Conv2d | nn.Linear, options: dict[str, Any]
+    layer: nn.Conv2d | nn.Linear, options: dict[str, Any], matrix: Any
 ) -> None:
-    kernel = Factorized(**options).kernel(layer, ("a", "b", "c"))
+    kernel = Factorized(matrix=matrix, **options).kernel(layer, ("a", "b", "c"))
     weight = layer.weight.detach()
     torch.testing.assert_close(kernel(*kernel.right_inverse(weight)), weight, rtol=1e-5, atol=2e-6)
     exact = weight.double()
@@ -45,13 +47,20 @@ def test_the_factors_compose_to_the_weight_that_they_came_from(
 
 
 @pytest.mark.parametrize("layer", LAYERS[:4], ids=str)
-def test_the_factors_are_those_of_the_spatial_svd(layer: nn.Conv2d) -> None:
-    u, v, m = Factorized().kernel(layer, ("a",)).right_inverse(layer.weight.detach().double())
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_the_factors_are_those_of_the_svd_of_the_matrix(layer: nn.Conv2d, matrix: Any) -> None:
+    kernel = Factorized(matrix=matrix).kernel(layer, ("a",))
+    u, v, m = kernel.right_inverse(layer.weight.detach().double())
     groups, (out_channels, in_channels, height, width) = layer.groups, layer.weight.shape
-    rank = min(in_channels * height, out_channels // groups * width)
-    assert u.shape == (groups, in_channels * height, rank)
+    outputs = out_channels // groups
+    rows, columns = {
+        "spatial": (in_channels * height, outputs * width),
+        "channel": (outputs, in_channels * height * width),
+    }[matrix]
+    rank = min(rows, columns)
+    assert u.shape == (groups, rows, rank)
     assert m.shape == (groups, 1, rank)
-    assert v.shape == (groups, rank, out_channels // groups * width)
+    assert v.shape == (groups, rank, columns)
     identity = torch.eye(rank, dtype=torch.float64).expand(groups, -1, -1)
     torch.testing.assert_close(u.mT @ u, identity)
     torch.testing.assert_close(v @ v.mT, identity)
@@ -74,7 +83,7 @@ def test_a_full_product_is_taken_in_the_order_of_the_tasks() -> None:
     identity = torch.eye(2)[None]
     first, second = torch.tensor([[[1.0, 2.0], [0.0, 1.0]]]), torch.tensor([[[1.0, 0.0], [3.0, 1.0]]])
     composed = kernel(identity, identity, first, second)[:, :, 0, 0]
-    torch.testing.assert_close(composed, (first @ second)[0].T)
+    torch.testing.assert_close(composed, (first @ second)[0])
 
 
 def test_each_task_has_factors_of_its_own_and_u_and_v_belong_to_all() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgemtl.bench.device import device_facts
-from edgemtl.core.bundle import Manifest, read_manifest, sha256, write_manifest
+from edgemtl.core.bundle import Manifest, ModelFile, read_manifest, sha256, write_manifest
 from edgemtl.core.errors import BundleError, RecipeError
 from edgemtl.runtime.opening import open_session
 from edgemtl.runtime.session import Array, Session, SessionFactory
@@ -60,6 +60,22 @@ def test_the_real_bundle_passes_in_every_layout() -> None:
     # It is no comparison with itself: the golden outputs come from another implementation.
     assert all(0 < max(d.max_abs for d in tasks.values()) < 1e-5 for tasks in report.layouts.values())
     assert tuple(verify(TINY, layout="split", threads=1).layouts) == ("split",)
+
+
+@pytest.mark.parametrize("broken", [file.name for file in MANIFEST.layouts["split"]])
+def test_a_fault_in_any_one_file_is_found(broken: str) -> None:
+    """Also in heads that another file joins, which do not run where all tasks are asked for."""
+
+    def change(name: str, value: Array, now: int) -> None:
+        value += 1
+
+    def open_one(path: Path, file: ModelFile, threads: int) -> Session:
+        session = open_session(path, file, threads)
+        return Disturbed(session, change) if file.name == broken else session
+
+    report = verify(TINY, layout="split", threads=1, sessions=open_one)
+    (file,) = (file for file in MANIFEST.layouts["split"] if file.name == broken)
+    assert {task for task, found in report.layouts["split"].items() if not found.passed} == set(file.tasks)
 
 
 @settings(deadline=None)  # files

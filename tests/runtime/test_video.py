@@ -37,7 +37,14 @@ class FakeBundle:
         return self.sessions.setdefault(file.name, FakeSession(file))
 
     def runs(self) -> dict[str, int]:
-        return {name: len(session.runs) for name, session in self.sessions.items()}
+        """How often each part ran, by itself or within a file that joins it."""
+        runs = {name: len(session.runs) for name, session in self.sessions.items()}
+        for file in self.runner.files:
+            for name in file.joins:
+                runs[name] += runs[file.name]
+            if file.joins:
+                del runs[file.name]
+        return runs
 
 
 def image(level: float) -> Array:

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import numpy as np
+import onnx
+
+from edgemtl.core.bundle import ModelFile
+from edgemtl.export.heads import join_heads
+from edgemtl.export.onnx import write_models
+from tests.export.networks import SIZE, network, run
+
+
+@pytest.fixture(params=[(1, 1), (1, 4)], ids=["fixed", "free"])
+def split(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[ModelFile, ...]:
+    """The files of a network, in ``tmp_path``: two heads share a branch, the third has one."""
+    layouts = write_models(network(), tmp_path, layouts=("split",), size=SIZE, batch=request.param, opset=18)
+    return layouts["split"]
+
+
+def test_heads_of_one_feature_are_joined_and_a_single_head_is_not(
+    split: tuple[ModelFile, ...], tmp_path: Path
+) -> None:
+    (joint,) = join_heads(tmp_path, split)
+    heads = {file.name: file for file in split if file.name.startswith("head_")}
+    assert (joint.name, joint.tasks) == ("heads_branch_depth_normals", ("depth", "normals"))
+    assert joint.joins == ("head_depth", "head_normals")
+    assert joint.macs == sum(heads[name].macs for name in joint.joins)
+    assert joint.parameters == sum(heads[name].parameters for name in joint.joins)
+    assert joint.inputs == heads["head_depth"].inputs
+    assert joint.outputs == heads["head_depth"].outputs + heads["head_normals"].outputs
+
+
+def test_it_computes_what_they_do(split: tuple[ModelFile, ...], tmp_path: Path) -> None:
+    (joint,) = join_heads(tmp_path, split)
+    model = onnx.load(tmp_path / joint.path)
+    onnx.checker.check_model(model, full_check=True)
+    assert [info.name for info in model.graph.output] == ["depth", "normals"]
+    (feature,) = joint.inputs
+    feeds = {feature.name: np.random.default_rng(0).random((1, *feature.shape[1:]), np.float32)}
+    found = run(model, feeds)
+    for name in joint.joins:
+        for task, value in run(onnx.load(tmp_path / f"{name}.onnx"), feeds).items():
+            np.testing.assert_allclose(found[task], value, atol=1e-6)
