@@ -48,7 +48,7 @@ def extract(joined: ModelProto, file: ModelProto) -> ModelProto:
     for node in reversed(joined.graph.node):  # which is sorted: readers come after writers
         if not needed.isdisjoint(node.output):
             nodes.append(node)
-            needed.update(set(node.input) - inputs)
+            needed.update(set(node.input) - inputs - {""})
     graph = GraphProto(name=file.graph.name)
     graph.node.extend(reversed(nodes))
     used = {name for node in graph.node for name in node.input}

@@ -24,7 +24,8 @@ def gather_upsampling(model: ModelProto) -> ModelProto:
     """
     copy = copied(model)
     graph, inferred = copy.graph, shape_inference.infer_shapes(model, data_prop=True).graph
-    sizes = {  # 0 where unknown
+    # Of inner tensors alone, so that none is replaced which leaves the file; 0 where unknown.
+    sizes = {
         info.name: tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim)[2:]
         for info in inferred.value_info
     }
@@ -35,17 +36,14 @@ def gather_upsampling(model: ModelProto) -> ModelProto:
 
     nodes, replaced = [], []
     for node in graph.node:
+        nodes.append(node)
+        if node.op_type != "Resize" or not _is_exact(node, sizes):
+            continue
         real, after = source.get(node.input[0]), target.get(node.output[0], [])
         kinds = [each.op_type for each in (real, *after) if each]
-        if (
-            real
-            and kinds == ["DequantizeLinear", "QuantizeLinear"]
-            and alike(real, after[0])
-            and _is_exact(node, sizes)
-        ):
+        if real and kinds == ["DequantizeLinear", "QuantizeLinear"] and alike(real, after[0]):
             nodes += _gathers(graph, node, real.input[0], after[0].output[0], sizes)
             replaced += [node, after[0], *([real] if target[real.output[0]] == [node] else [])]
-        nodes.append(node)
     set_nodes(graph, [node for node in nodes if node not in replaced])
     return copy
 
@@ -55,8 +53,7 @@ def _is_exact(node: NodeProto, sizes: Mapping[str, tuple[int, ...]]) -> bool:
     words = {each.name: helper.get_attribute_value(each) for each in node.attribute}
     before, after = (sizes.get(name, ()) for name in (node.input[0], node.output[0]))
     return (
-        node.op_type == "Resize"
-        and words.items() >= _EXACT.items()
+        words.items() >= _EXACT.items()
         and len(before) == len(after) == 2
         and all(old and new and new % old == 0 for old, new in zip(before, after, strict=True))
     )

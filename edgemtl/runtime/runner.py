@@ -26,7 +26,7 @@ class Step(NamedTuple):
 
 
 class BundleRunner:
-    """Opens the files that ``tasks`` need (by default all of them) and runs them in order.
+    """Opens the files that any of ``tasks`` (by default all of them) may need; a call runs those it needs.
 
     ``runner(image)`` takes float32 [B, 3, height, width] and gives an array for each task;
     ``runner(image, tasks)`` gives only those tasks and, in the split layout, runs only what they need.

@@ -6,8 +6,9 @@ torch = pytest.importorskip("torch")
 
 import numpy as np
 import onnx
+from onnx import helper
 
-from edgemtl.export.graph import between_parts, constants, copied, extract, part_of, set_constants
+from edgemtl.export.graph import between_parts, constants, copied, extract, join, part_of, set_constants
 from tests.export.networks import TASKS, images, joined, parts, run, run_in_turn
 
 
@@ -26,6 +27,19 @@ def test_an_extracted_part_is_the_part_that_was_joined() -> None:
     expected = run_in_turn(parts(), images(1))
     for name, value in run_in_turn(again, images(1)).items():
         np.testing.assert_array_equal(value, expected[name])
+
+
+def test_what_lies_between_any_inputs_and_outputs_can_be_extracted() -> None:
+    """Of several parts, too; an input that is left out, as of Resize, is no tensor."""
+    heads = join({name: parts()[name] for name in ("head_depth", "head_normals")}, ("depth", "normals"))
+    extracted = extract(joined(), heads)
+    onnx.checker.check_model(extracted, full_check=True)
+    assert {part_of(node) for node in extracted.graph.node} == {"head_depth", "head_normals"}
+    whole = extract(joined(), joined())
+    assert [node.name for node in whole.graph.node] == [node.name for node in joined().graph.node]
+    odd = copied(joined())
+    odd.graph.node.insert(0, helper.make_node("LayerNormalization", ["image", "w"], ["q", "", "inverse"]))
+    assert extract(odd, joined()) == extract(joined(), joined())
 
 
 def test_names_are_unique_and_every_node_knows_its_part() -> None:

@@ -10,8 +10,10 @@ import numpy as np
 import onnx
 
 from edgemtl.core.bundle import ModelFile
+from edgemtl.export.graph import constants
 from edgemtl.export.heads import join_heads
 from edgemtl.export.onnx import write_models
+from edgemtl.export.siblings import fuse_siblings
 from tests.export.networks import SIZE, network, run
 
 
@@ -30,9 +32,19 @@ def test_heads_of_one_feature_are_joined_and_a_single_head_is_not(
     assert (joint.name, joint.tasks) == ("heads_branch_depth_normals", ("depth", "normals"))
     assert joint.joins == ("head_depth", "head_normals")
     assert joint.macs == sum(heads[name].macs for name in joint.joins)
+    assert joint.channels == 1 + 3
     assert joint.parameters == sum(heads[name].parameters for name in joint.joins)
     assert joint.inputs == heads["head_depth"].inputs
     assert joint.outputs == heads["head_depth"].outputs + heads["head_normals"].outputs
+
+
+def test_its_channels_are_those_of_the_convolution_that_its_heads_become(
+    split: tuple[ModelFile, ...], tmp_path: Path
+) -> None:
+    (joint,) = join_heads(tmp_path, split)
+    fused = fuse_siblings(onnx.load(tmp_path / joint.path)).graph
+    (conv,) = (node for node in fused.node if node.op_type == "Conv")
+    assert constants(fused)[conv.input[1]].shape[0] == joint.channels
 
 
 def test_it_computes_what_they_do(split: tuple[ModelFile, ...], tmp_path: Path) -> None:

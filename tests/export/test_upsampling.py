@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from edgemtl.export.calibrate import calibrate
-from edgemtl.export.graph import constant
+from edgemtl.export.graph import constant, copied
 from edgemtl.export.int8 import quantize, quantized_tensors
 from edgemtl.export.upsampling import gather_upsampling
 from tests.export.networks import images, joined, parts, run
@@ -88,6 +88,37 @@ def test_gathers_are_the_resize_bit_for_bit(
 )
 def test_what_gathers_would_not_compute_alike_stays(model: ModelProto) -> None:
     assert gather_upsampling(model) == model
+
+
+def test_what_leaves_the_file_stays() -> None:
+    model = upsampler((4, 6))
+    for name in "bc":
+        odd = copied(model)
+        odd.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 5, None, None]))
+        onnx.checker.check_model(gather_upsampling(odd), full_check=True)
+
+
+def test_two_of_one_tensor_are_replaced_and_the_tensor_is_kept_for_both() -> None:
+    model = upsampler((4, 6))
+    again = [copied_node(node) for node in model.graph.node[2:]]
+    model.graph.node.extend(again)
+    model.graph.output.append(helper.make_tensor_value_info("out/2", TensorProto.FLOAT, [1, 5, None, None]))
+    feeds = {"image": np.random.default_rng(0).random((1, 5, 4, 6), np.float32)}
+    after = gather_upsampling(model)
+    onnx.checker.check_model(after, full_check=True)
+    for name, value in run(model, feeds).items():
+        np.testing.assert_array_equal(run(after, feeds)[name], value)
+
+
+def copied_node(node: NodeProto) -> NodeProto:
+    """The same on tensors of its own behind the first."""
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    copy.name = f"{node.op_type}/{node.input[0]}/2"
+    copy.output[0] += "/2"
+    if node.op_type != "Resize":
+        copy.input[0] += "/2"
+    return copy
 
 
 def test_floats_stay() -> None:
