@@ -51,12 +51,16 @@ class Contest(msgspec.Struct, frozen=True):
     def ratio(
         self, rival: str, base: str, *, at_least: float | None = None, at_most: float | None = None
     ) -> Finding:
-        """The median of ``rival`` over that of ``base``, with the quartiles of the ratios within a round."""
+        """``rival`` over ``base``: the median and the quartiles of the ratios within a round.
+
+        A machine that changes its speed from round to round moves them little.
+        """
         values, bases = self.durations_ms[rival], self.durations_ms[base]
+        ratios = [value / of for value, of in zip(values, bases, strict=True)]
         return judge(
             f"{self.name}: {rival} / {base}",
-            self.medians_ms[rival] / self.medians_ms[base],
-            by_round=[value / of for value, of in zip(values, bases, strict=True)],
+            statistics.median(ratios),
+            by_round=ratios,
             at_least=at_least,
             at_most=at_most,
         )

@@ -90,6 +90,8 @@ class InputInfo(msgspec.Struct, frozen=True):
 class TaskInfo(msgspec.Struct, frozen=True):
     """What a task's output means and how accurate it was when the bundle was written.
 
+    ``tensor`` bears the task's own name.
+
     ``accuracy`` maps the names in ``metrics`` to values measured on ``split``,
     None where the split has no such label; it is empty where nothing was measured. Of a bundle in lower
     precision it is that of its own files, and ``accuracy_fp32`` that of the collapsed network beside it.
@@ -205,6 +207,7 @@ def read_manifest(folder: Path) -> Manifest:
             path, expected="a manifest", found=str(error), fix="Copy the bundle again or export it again."
         ) from error
     _check_paths(path, manifest)
+    _check_tensors(path, manifest)
     _check_hashes(folder, manifest)
     return manifest
 
@@ -230,6 +233,17 @@ def _check_paths(where: Path, manifest: Manifest) -> None:
                 expected=f"a hash for `{name}`",
                 found="none",
                 fix="Do not use this bundle: get it again from where it was exported.",
+            )
+
+
+def _check_tensors(where: Path, manifest: Manifest) -> None:
+    for task, info in manifest.tasks.items():
+        if info.tensor.name != task:
+            raise BundleError(
+                where,
+                expected=f"a tensor `{task}` for the task `{task}`",
+                found=f"`{info.tensor.name}`",
+                fix="Export the bundle again with `edgemtl export`.",
             )
 
 

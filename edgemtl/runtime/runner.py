@@ -59,7 +59,7 @@ class BundleRunner:
         self._sessions = {file.name: sessions(folder / file.path, file, self.threads) for file in self.files}
         self._schedules: dict[tuple[frozenset[str], tuple[str, ...]], tuple[Step, ...]] = {}
         image = self.manifest.input
-        self._image_shape, self._batch = (3, image.height, image.width), image.batch
+        self._image, self._image_shape, self._batch = image.name, (3, image.height, image.width), image.batch
 
     @property
     def runtime(self) -> str:
@@ -73,11 +73,12 @@ class BundleRunner:
             RecipeError: the bundle takes no such image, or the runner was not opened for one of the tasks.
         """
         self.check(image)
-        wanted = self.tasks if tasks is None else tuple(tasks)
-        check_tasks("tasks", wanted, self.tasks)
-        names = tuple(self.manifest.tasks[task].tensor.name for task in wanted)
-        found = self.compute({self.manifest.input.name: image}, names)
-        return {task: found[name] for task, name in zip(wanted, names, strict=True)}
+        if tasks is None:
+            wanted = self.tasks
+        else:
+            wanted = tuple(tasks)
+            check_tasks("tasks", wanted, self.tasks)
+        return self.compute({self._image: image}, wanted)
 
     def run_all(self, images: NDArray[np.float32], tasks: Sequence[str] | None = None) -> dict[str, Array]:
         """As a call, but for any number of images: in the smallest batches that the bundle takes, so that
@@ -143,8 +144,7 @@ class BundleRunner:
 
 def needed_files(manifest: Manifest, layout: str, tasks: Iterable[str]) -> tuple[ModelFile, ...]:
     """The files of a layout that run for some tasks, in the order they run."""
-    wanted = tuple(manifest.tasks[task].tensor.name for task in tasks)
-    steps = _route(manifest.layouts[layout], frozenset({manifest.input.name}), wanted)
+    steps = _route(manifest.layouts[layout], frozenset({manifest.input.name}), tasks)
     return tuple(file for file, _ in steps)
 
 

@@ -43,9 +43,7 @@ def verify(
     atol = _tolerance("atol", manifest.golden.atol if atol is None else atol)
     rtol = _tolerance("rtol", manifest.golden.rtol if rtol is None else rtol)
     image = _load(folder, manifest.golden.inputs, [manifest.input.name], manifest)[manifest.input.name]
-    names = [task.tensor.name for task in manifest.tasks.values()]
-    outputs = _load(folder, manifest.golden.outputs, names, manifest)
-    golden = {task: outputs[info.tensor.name] for task, info in manifest.tasks.items()}
+    golden = _load(folder, manifest.golden.outputs, list(manifest.tasks), manifest)
     layouts = {}
     for name in manifest.layouts if layout is None else (layout,):
         runner = BundleRunner(folder, layout=name, threads=threads, sessions=sessions, manifest=manifest)

@@ -136,11 +136,10 @@ class VideoRunner:
 
     def _answer(self, tasks: frozenset[str], image: NDArray[np.float32]) -> None:
         """Run what lies between the kept features, or the image where there are none, and some tasks."""
-        tensors = {task: self.runner.manifest.tasks[task].tensor.name for task in tasks}
-        found = self.runner.compute({**self._features, **self._named(image)}, tuple(tensors.values()))
-        for task, name in tensors.items():
-            self._answers[task] = found[name]
-            self._answers[task].setflags(write=False)
+        found = self.runner.compute({**self._features, **self._named(image)}, tuple(tasks))
+        for answer in found.values():
+            answer.setflags(write=False)
+        self._answers.update(found)
         self._taken.update(dict.fromkeys(tasks, self._keyframe if self._features else self._frame))
 
     def _named(self, image: NDArray[np.float32]) -> dict[str, Array]:

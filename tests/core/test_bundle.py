@@ -123,6 +123,14 @@ def test_a_model_outside_the_bundle(folder: Path, path: str) -> None:
         read_manifest(folder)
 
 
+def test_a_task_whose_tensor_has_another_name(folder: Path) -> None:
+    depth = READ.tasks["depth"]
+    other = msgspec.structs.replace(depth, tensor=msgspec.structs.replace(depth.tensor, name="output_0"))
+    replace(folder, tasks={**READ.tasks, "depth": other})
+    with pytest.raises(BundleError, match="a tensor `depth` for the task `depth`"):
+        read_manifest(folder)
+
+
 def test_a_file_that_is_used_but_not_covered(folder: Path) -> None:
     (folder / "other.onnx").write_bytes(b"")
     replace(folder, **models("other.onnx")(READ))
