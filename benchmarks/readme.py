@@ -1,0 +1,198 @@
+"""The README's figures, from the committed results: `python benchmarks/readme.py` writes them again.
+
+A block of the README between `<!-- NAME: benchmarks/readme.py -->` and `<!-- end -->` is what the function of
+that name in `BLOCKS` makes of the JSON. A test holds the README to it.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from harness import Finding
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE / "evidence"))
+
+from analysis import Runs, analyze, gain, scores_of
+from findings import Evidence, Interval
+from grid import read_grid
+
+README = HERE.parent / "README.md"
+_BLOCK = re.compile(r"(<!-- (\w+): benchmarks/readme.py -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What the blocks read of a benchmark's JSON."""
+
+    findings: list[Finding]
+    raw: Any
+
+
+def result(name: str) -> Result:
+    """A committed result."""
+    return msgspec.json.decode((HERE / "results" / f"{name}.json").read_bytes(), type=Result)
+
+
+def findings(name: str) -> dict[str, Finding]:
+    """Those of a committed result, by name."""
+    return {finding.name: finding for finding in result(name).findings}
+
+
+def steps() -> str:
+    """Time and memory of a training step by method and network, over those of plain kernels."""
+    found, networks = findings("steps"), ("nyuv2_compact", "nyuv2_segnet")
+    names = [name.split(": ")[1] for name in found if "peak memory" not in name]
+    rows = [
+        [
+            name.removesuffix(" / plain joint"),
+            *(_cell(found.get(f"{net}: {kind}{name}")) for net in networks for kind in ("", "peak memory, ")),
+        ]
+        for name in dict.fromkeys(names)
+    ]
+    heads = [f"{label}: {what}" for label in ("compact", "SegNet") for what in ("time", "memory")]
+    return _table(["a step, over that of plain kernels", *heads], rows)
+
+
+def bundles() -> str:
+    """What bundles cost to run, by network and threads."""
+    found = findings("bundles") | findings("int8")
+    threads = ("1 thread", "2 threads")
+    settings = [f"{network}, {number}" for network in ("compact", "medium") for number in threads]
+    claims = {
+        "three networks of one task / merged": ": three single-task / merged",
+        "that gain / what MACs predict": r": that gain / .* by MACs",
+        "split / merged": ": split / merged",
+        "merged by BundleRunner / by a bare session": ": merged / bare session",
+        "fp32 / int8": ": fp32 / uint8",
+    }
+
+    def cell(pattern: str) -> str:
+        return _cell(next((found[name] for name in found if re.fullmatch(pattern, name)), None), 3)
+
+    rows = [[claim, *(cell(setting + pattern) for setting in settings)] for claim, pattern in claims.items()]
+    memory = [cell("compact: peak memory, .*"), "", cell("medium: peak memory, .*"), ""]
+    return _table(["", *settings], [*rows, ["peak memory, split / merged", *memory]])
+
+
+def int8() -> str:
+    """Accuracy lost by precision."""
+    table: dict[str, list[str]] = {}
+    for finding in result("int8_accuracy").findings:
+        table.setdefault(finding.name.split(": ")[0], []).append(f"{finding.value:+.3f}")
+    head = ["worse than fp32 by", "points of mIoU", "% of depth abs", "degrees of normals"]
+    return _table(
+        head, [[name, *values] for name, values in table.items()] + [["*limits*", "0.5", "2", "0.5"]]
+    )
+
+
+def others() -> str:
+    """Start, and the synthetic rooms."""
+    found = findings("startup") | findings("scenes")
+    ms = result("startup").raw["median_ms"]
+    start = found["start: edgemtl --help / import typer, rich.table"]
+    load = found["start: import BundleRunner, onnxruntime / import numpy, onnxruntime"]
+    narrow, twice, gained = (value.value for name, value in found.items() if name.startswith("Delta_m"))
+    waiting = [value.value for name, value in found.items() if name.startswith("share of a step waiting")]
+    lines = [
+        f"`edgemtl --help` takes {_cell(start)} times as long as `import typer, rich.table`.",
+        f"The runner and ONNX Runtime are imported in {ms['import BundleRunner, onnxruntime']:.0f} ms: "
+        f"{_cell(load)} times the {ms['import numpy, onnxruntime']:.0f} ms of `import numpy, onnxruntime`.",
+        f"One core makes {_cell(found['images/s on one core'])} synthetic rooms of 96x128 a second, and a "
+        f"step waits for its images for {max(waiting):.1%} of its time (<= 5 %).",
+        "Synthetic rooms do not saturate a compact network. Against a predictor of the labels' mean, after "
+        f"8 epochs, a narrow network is at {narrow:+.1f} % of Delta_m and one of twice the widths at "
+        f"{twice:+.1f} %, {gained:+.1f} % over the narrow one.",
+    ]
+    return "\n".join(f"* {line}" for line in lines)
+
+
+def evidence() -> str:
+    """Cells with uncertainty weights of the grids of either optimizer, and the twins."""
+    rows = []
+    adam = Runs(read_grid(HERE / "evidence" / "grids" / "cpu.yaml"))
+    for optimizer, name in (("Adam", "cpu"), ("Muon", "muon")):
+        runs = Runs(read_grid(HERE / "evidence" / "grids" / f"{name}.yaml"))
+        found = analyze(runs.grid)
+        for cell in _cells(found):
+            own, base = runs.of(cell), adam.of("plain-uncertainty")
+            over = gain(scores_of(own), scores_of(base), next(iter(own.values())).metrics)
+            same, twins = found.cells[cell].against_plain, found.cells[cell].against_twins
+            label = (
+                cell.replace("-uncertainty", "")
+                .replace("-", ", ")
+                .replace("factorized", "factorized (spatial)")
+            )
+            gains = [_gain(each and each.overall) for each in (over if own != base else None, same, twins)]
+            rows.append(
+                [f"{optimizer}, {label}", str(len(own)), *_scores(found, dict.fromkeys(TASKS, cell)), *gains]
+            )
+        twin_cells = {task: f"twin_{task}" for task in TASKS}
+        seeds = min(len(found.cells[cell].seeds) for cell in twin_cells.values())
+        rows.append(
+            [f"{optimizer}, twins (three networks)", str(seeds), *_scores(found, twin_cells), "", "", "0"]
+        )
+    head = ["optimizer, kernels", "seeds", "mIoU", "depth abs, m", "normals, degree"]
+    deltas = [
+        "Delta_m over plain with Adam, %",
+        "over plain, same optimizer, %",
+        "against twins, same optimizer, %",
+    ]
+    return _table([*head, *deltas], rows)
+
+
+TASKS = {"segmentation": ("miou", 3), "depth": ("abs", 3), "normals": ("mean", 1)}
+BLOCKS: dict[str, Callable[[], str]] = {
+    block.__name__: block for block in (steps, bundles, int8, others, evidence)
+}
+
+
+def written(text: str) -> str:
+    """The README with its blocks made anew."""
+    return _BLOCK.sub(lambda match: f"{match[1]}{BLOCKS[match[2]]()}\n{match[3]}", text)
+
+
+def _cells(found: Evidence) -> list[str]:
+    """Of the grid's own size, plain first, the distilled ones last."""
+    cells = [
+        name for name in found.cells if "-uncertainty" in name and not name.startswith(("narrow", "wide"))
+    ]
+    return sorted(cells, key=lambda name: (name != "plain-uncertainty", name.endswith("distilled")))
+
+
+def _scores(found: Evidence, cells: dict[str, str]) -> list[str]:
+    return [
+        f"{found.cells[cells[task]].scores[task][metric].mean:.{digits}f}"
+        for task, (metric, digits) in TASKS.items()
+    ]
+
+
+def _gain(value: Interval | None) -> str:
+    if value is None:
+        return ""
+    bounds = " [{:+.1f}, {:+.1f}]".format(*value.t95) if value.t95 else ""
+    return f"{value.mean:+.1f}{bounds}"
+
+
+def _cell(finding: Finding | None, digits: int = 2) -> str:
+    """A figure with its target; bold where it misses that."""
+    if finding is None:
+        return ""
+    value = f"{finding.value:.{digits if finding.value < 100 else 0}f}"
+    bounds = [(">=", finding.at_least), ("<=", finding.at_most)]
+    target = ", ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
+    text = f"{value} ({target})" if target else value
+    return f"**{text}**" if finding.met is False else text
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = (head, ["---"] * len(head), *rows)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    README.write_text(written(README.read_text()))

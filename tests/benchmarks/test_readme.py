@@ -1,0 +1,25 @@
+"""The README's figures are those of the committed results."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torch")
+
+import readme
+
+
+def test_its_figures_are_those_of_the_committed_results() -> None:
+    text = readme.README.read_text()
+    assert all(f"<!-- {name}: benchmarks/readme.py -->" in text for name in readme.BLOCKS)
+    assert readme.written(text) == text, "run `python benchmarks/readme.py`"
+
+
+def test_a_figure_by_hand_would_not_last() -> None:
+    text = readme.README.read_text()
+    assert readme.written(text.replace("| doconv | ", "| doconv | 9")) == text
+
+
+def test_a_missed_target_is_bold() -> None:
+    missed = readme.Finding(name="slow", value=1.2345, at_most=1.1, met=False)
+    assert readme._cell(missed) == "**1.23 (<= 1.1)**"
