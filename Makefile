@@ -34,8 +34,9 @@ lint: $(DESK)/.ready
 types: $(DESK)/.ready
 	$(DESK)/bin/mypy
 
+# A worker for each core, of one thread each: with more, the threads of one worker wait for those of another.
 test-desk: $(DESK)/.ready
-	$(DESK)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(DESK)/bin/python -m pytest --numprocesses logical --maxprocesses 8
 
 # The same tests where no PyTorch is installed: those of the desk skip, those of the edge must pass.
 test-edge: $(EDGE)/.ready
