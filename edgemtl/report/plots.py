@@ -13,6 +13,7 @@ def plot_curves(records: list[dict[str, Any]], path: Path) -> None:
     """Draw the losses and every metric of each task over the epochs, and other losses alone, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     evaluated = [record for record in records if "validation" in record]
     epochs = [record["epoch"] for record in evaluated]
@@ -43,5 +44,6 @@ def plot_curves(records: list[dict[str, Any]], path: Path) -> None:
         for axis in row:
             axis.tick_params(labelsize=7)
             axis.set_xlabel("epoch", fontsize=7)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     with replacing(path) as draft:
         figure.savefig(draft, format="png", dpi=110)
