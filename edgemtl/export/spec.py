@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import msgspec
 
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import RecipeError, nearest
 from edgemtl.export.budget import parse_budget
-from edgemtl.export.precision import Lowering, check_written
+from edgemtl.export.calibrate import Method
+from edgemtl.export.precision import WRITTEN, Lowering, check_written
 from edgemtl.export.refusals import check_dla, check_opset, check_precision, check_used
 from edgemtl.export.targets import Device, Precision, devices, newest_opset
 
 Layout = Literal["merged", "split"]
+OPSETS = range(17, 24)
 
 
 class Export(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,7 +37,7 @@ class Export(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     lowering: Lowering = Lowering()
     layouts: Annotated[tuple[Layout, ...], msgspec.Meta(min_length=1)] = ("merged", "split")
     batch: tuple[int, int] = (1, 1)
-    opset: Annotated[int, msgspec.Meta(ge=17, le=23)] | None = None
+    opset: Annotated[int, msgspec.Meta(ge=min(OPSETS), le=max(OPSETS))] | None = None
     dla: bool = False
     atol: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
     rtol: Annotated[float, msgspec.Meta(ge=0)] = 1e-3
@@ -43,7 +45,7 @@ class Export(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         if not 1 <= self.batch[0] <= self.batch[1]:
             raise RecipeError(
-                "$.export.batch",
+                "--batch",
                 expected="smallest and largest batch, 1 or more, in this order",
                 found=str(self.batch),
                 fix="For example 1 for a static batch, or 1,8.",
@@ -108,13 +110,42 @@ def parse_export(
     try:
         return msgspec.convert(tree, Export, strict=False)
     except msgspec.ValidationError as error:
-        message, _, where = str(error).partition(" - at ")
-        raise RecipeError(
-            f"export {where.strip('`')}",
-            expected="a value that `edgemtl export --help` names",
-            found=message,
-            fix="For example --target jetson-orin-nano --jetpack 6.2 --layout merged,split --batch 1,8.",
-        ) from error
+        typed = {"layouts": layouts, "precision": precision, "batch": batch, "opset": opset, **lowering}
+        raise _refusal(str(error), {**typed, "keep": ",".join(keep)}) from error
+
+
+class _Option(NamedTuple):
+    """How the command line calls a field, what it takes, and how to put a wrong value right."""
+
+    flag: str
+    expected: str
+    fix: Callable[[str], str]
+
+
+def _choice(flag: str, *words: str, also: str = "") -> _Option:
+    expected = f"{', '.join(words[:-1])} or {words[-1]}{also}"
+    return _Option(flag, expected, lambda value: nearest(value, words))
+
+
+_OPTIONS = {
+    "layouts": _choice("--layout", *get_args(Layout), also=", or both with a comma"),
+    "precision": _choice("--precision", *WRITTEN),
+    "batch": _Option("--batch", "one number, or two with a comma", lambda _: "For example 1, or 1,8."),
+    "opset": _Option(
+        "--opset", f"{min(OPSETS)} to {max(OPSETS)}", lambda _: "Leave it out to have the target's newest."
+    ),
+    "calibration": _choice("--calibration", *get_args(Method)),
+    "images": _Option("--calibration-images", "1 or more", lambda _: f"Take {Lowering().images}."),
+    "keep": _Option("--keep", "NAME=fp32 or NAME=fp16", lambda _: "For example depth=fp16."),
+}
+
+
+def _refusal(message: str, typed: Mapping[str, object]) -> RecipeError:
+    """What is wrong with an option, from where msgspec stopped: ... - at `$.lowering.keep[...]`."""
+    where = message.rpartition("`$.")[2]
+    field = next(name for name in _OPTIONS if name in where)
+    option, value = _OPTIONS[field], str(typed[field])
+    return RecipeError(option.flag, expected=option.expected, found=f"`{value}`", fix=option.fix(value))
 
 
 def _parse_keep(texts: Sequence[str]) -> dict[str, str]:

@@ -14,22 +14,33 @@ def test_the_command_line_s_words_become_a_spec() -> None:
     assert parse_export(target="onnx", layouts="merged,split", batch="4", opset=18).batch == (4, 4)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"target": "jetsom"},
-        {"layouts": "merge"},
-        {"batch": "x"},
-        {"batch": "8,1"},
-        {"batch": "0"},
-        {"opset": 9},
-    ],
-    ids=str,
-)
-def test_wrong_words_are_refused_with_an_example(wrong: dict[str, object]) -> None:
-    words = {"target": "onnx", "layouts": "merged", "batch": "1", "opset": 18, **wrong}
-    with pytest.raises(RecipeError, match=r"export|--target"):
+WRONG = {
+    "--target": ({"target": "jetsom"}, "Did you mean `jetson`?"),
+    "--layout": ({"layouts": "mergd"}, "merged or split, or both with a comma, found `mergd`. Did you mean"),
+    "--precision": ({"precision": "int9"}, "fp32, fp16 or int8, found `int9`. Did you mean `int8`?"),
+    "--batch": ({"batch": "x"}, "one number, or two with a comma, found `x`"),
+    "--opset": ({"opset": 9}, "17 to 23, found `9`. Leave it out"),
+    "--calibration": ({"lowering": {"calibration": "entropi"}}, "Did you mean `entropy`?"),
+    "--calibration-images": ({"lowering": {"images": 0}}, "1 or more, found `0`. Take 128"),
+    "--keep": ({"keep": ["depth=fp99"]}, "NAME=fp32 or NAME=fp16, found `depth=fp99`"),
+    "--keep depth": ({"keep": ["depth"]}, "NAME=PRECISION"),
+}
+
+
+@pytest.mark.parametrize("option", WRONG)
+def test_a_wrong_word_is_refused_by_its_option_with_what_would_do(option: str) -> None:
+    wrong, said = WRONG[option]
+    words = {"target": "onnx", "precision": "int8", "layouts": "merged", "batch": "1", **wrong}
+    with pytest.raises(RecipeError) as error:
         parse_export(**words)
+    assert str(error.value).startswith(f"{option}: expected ")
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("batch", ["8,1", "0"])
+def test_batches_in_no_order_are_refused(batch: str) -> None:
+    with pytest.raises(RecipeError, match="--batch: expected smallest and largest"):
+        parse_export(target="onnx", layouts="merged", batch=batch)
 
 
 UNUSED = {
