@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -44,7 +45,9 @@ def load_without_code(path: Path, expected: str, fix: str) -> object:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the pickle protocol: what matters of it is an error
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make torch raise anything, an IndexError for example
         refused = isinstance(error, pickle.UnpicklingError)
         found = "code or damage" if refused else str(error).partition("\n")[0] or type(error).__name__
