@@ -26,7 +26,6 @@ from pathlib import Path
 import msgspec
 import safetensors.torch
 import torch
-from torch import Tensor
 
 from edgemtl import __version__, recipe
 from edgemtl.backbones import load_weights
@@ -46,6 +45,7 @@ from edgemtl.training.log import MetricsLog, Record
 from edgemtl.training.trainer import METRICS, STATE
 
 FORMAT = 1
+_RESTORE = "Copy the run again from where it was trained, or train again."
 SUMMARY, SAMPLES = "summary.json", "samples.safetensors"
 _LOG = logging.getLogger(__name__)
 _VERSIONED = ("torch", "numpy", "onnx", "onnxruntime", "lightning-fabric", "msgspec", "safetensors")
@@ -114,7 +114,7 @@ class Run:
     def samples(self) -> Batch:
         """A few validation images with labels."""
         path = self.path / SAMPLES
-        tensors = read_tensors(path)
+        tensors = read_tensors(path, fix=_RESTORE)
         image = tensors.pop("image")
         labels = {name.removeprefix("label."): value for name, value in tensors.items()}
         with safetensors.safe_open(path, framework="pt") as file:
@@ -288,7 +288,7 @@ def environment() -> Environment:
 
 
 def _load(model: MultitaskModel, path: Path) -> None:
-    tensors: dict[str, Tensor] = read_tensors(path)
+    tensors = read_tensors(path, fix=_RESTORE)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

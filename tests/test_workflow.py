@@ -126,6 +126,14 @@ def test_a_collapsed_network_of_other_weights_is_neither_evaluated_nor_exported(
     assert workflow.evaluate(other.path).network == "collapsed"
 
 
+def test_damaged_weights_of_a_run_are_to_be_copied_or_trained_again(run: Run, tmp_path: Path) -> None:
+    other = Run.open(Path(shutil.copytree(run.path, tmp_path / "run")))
+    last = other.path / "weights" / "last.safetensors"
+    last.write_bytes(last.read_bytes()[:500])
+    with pytest.raises(DataError, match=r"last\.safetensors: .* Copy the run again .* or train again"):
+        workflow.collapse(other, evaluate=False)
+
+
 def test_the_bundle_verifies_and_carries_the_accuracy(run: Run) -> None:
     bundle = run.path / "bundles" / "onnx-fp32"
     assert verify(bundle).passed
