@@ -67,12 +67,15 @@ def main() -> None:
 
 
 def _words(given: Iterable[str]) -> list[str]:
-    """The command line as typer reads it: without --debug, which may stand anywhere, and with the rates that
-    were given apart, as in ``--rates depth=1/2 normals=1/3``, in one word."""
+    """The command line as typer reads it: without --debug, which may stand anywhere. The rates that were
+    given apart, as in ``--rates depth=1/2 normals=1/3``, are one word, and each limit of
+    ``--budget segmentation.miou=0.5 depth.abs=1%`` has an option of its own."""
     words: list[str] = []
     for word in given:
         if words[-2:-1] == ["--rates"] and re.fullmatch(r"[^/=]+=\d+(/\d+)?", word):
             words[-1] += f",{word}"
+        elif words[-2:-1] == ["--budget"] and re.fullmatch(r"\w+\.\w+=[\d.]+%?", word):
+            words += ["--budget", word]
         elif word != "--debug":
             words.append(word)
     return words

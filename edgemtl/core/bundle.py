@@ -95,7 +95,8 @@ class TaskInfo(msgspec.Struct, frozen=True):
     ``accuracy`` maps the names in ``metrics`` to values measured on ``split``,
     None where the split has no such label; it is empty where nothing was measured. Of a bundle in lower
     precision it is that of its own files, and ``accuracy_fp32`` that of the collapsed network beside it.
-    ``atol`` stands for that of ``Golden`` where a task has one of its own.
+    ``atol`` stands for that of ``Golden`` where a task has one of its own, and ``mean_atol`` then bounds the
+    mean over all elements: the worst of them would excuse all others.
     """
 
     tensor: TensorInfo
@@ -105,6 +106,7 @@ class TaskInfo(msgspec.Struct, frozen=True):
     split: str = ""
     accuracy_fp32: dict[str, float | None] = {}
     atol: float | None = None
+    mean_atol: float | None = None
 
 
 class Golden(msgspec.Struct, frozen=True):
@@ -112,7 +114,8 @@ class Golden(msgspec.Struct, frozen=True):
 
     The outputs come from the collapsed PyTorch network; in lower precision from ONNX Runtime without
     optimizations, which computes what the files say. A runtime agrees when every element satisfies
-    |found - expected| <= atol + rtol * |expected|, with the task's own ``atol`` where it has one.
+    |found - expected| <= atol + rtol * |expected|, with the task's own ``atol`` where it has one, and the
+    mean over the elements so with ``mean_atol``.
     """
 
     inputs: str

@@ -66,7 +66,7 @@ class VideoMeasure(msgspec.Struct, frozen=True, kw_only=True):
     """What the frames of a video cost, after the first, when tasks have rates and keyframes keep the trunk.
 
     ``latency_ms`` is of all frames: its mean is what a frame costs on average. ``worst_latency_ms`` is of the
-    frames that run the dearest files, by the median; ``full_latency_ms`` of all tasks on every frame, in
+    frames that run the dearest files, by the mean; ``full_latency_ms`` of all tasks on every frame, in
     turns with the others. ``calls`` is how often a frame runs each file, on average.
     """
 
@@ -150,14 +150,16 @@ class EvalReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deviation(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a task's output lies from its golden output, and its own ``atol``.
+    """How far a task's output lies from its golden output, and its own ``atol`` and ``mean_atol``.
 
-    ``max_abs`` is in the output's unit, ``max_rel`` is max_abs / max |expected|. ``sample``, ``channel`` and
-    ``pixel`` (row, column) locate the element that exceeds its tolerance most, or comes closest to it.
+    ``max_abs`` and ``mean_abs`` are in the output's unit, ``max_rel`` is max_abs / max |expected|.
+    ``sample``, ``channel`` and ``pixel`` (row, column) locate the element that exceeds its tolerance most, or
+    comes closest to it.
     """
 
     passed: bool
     max_abs: float
+    mean_abs: float
     max_rel: float
     sample: int
     channel: int
@@ -165,6 +167,7 @@ class Deviation(msgspec.Struct, frozen=True, kw_only=True):
     expected: float
     found: float
     atol: float
+    mean_atol: float | None = None
 
 
 class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -189,6 +189,7 @@ def _task_infos(
                 accuracy=dict(lowered.scores.get(task, {})),
                 accuracy_fp32=info.accuracy,
                 atol=max(atol, lowered.atol[task]),
+                mean_atol=max(atol, lowered.mean_atol[task]),
             )
     return infos
 

@@ -61,7 +61,14 @@ def check_model(devices: tuple[Device, ...], path: Path, opset: int) -> None:
             found=f"operators that need {written}",
             fix=f"Name a target or a --jetpack that reads opset {written}, or pad with zeros in the network.",
         )
-    check_operators(devices, path.name, sorted({(node.domain, node.op_type) for node in model.graph.node}))
+    check_operators(devices, path.name, sorted({(node.domain, _name(node)) for node in model.graph.node}))
+
+
+def _name(node: onnx.NodeProto) -> str:
+    """The operator; a pooling that gives its indices, too, counts as the unpooling that they are for, which
+    PyTorch writes as a scatter.
+    """
+    return "MaxUnpool" if node.op_type == "MaxPool" and len(node.output) > 1 else node.op_type
 
 
 def check_operators(devices: Iterable[Device], where: str, operators: Iterable[tuple[str, str]]) -> None:

@@ -29,7 +29,7 @@ def verify(
     """Compare every task in every layout, or in the one named, with the golden outputs: all at once, and
     where other files run for a task alone, those too. The worse of the two is what the report gives.
 
-    ``atol`` and ``rtol`` replace the manifest's tolerances, those of single tasks too:
+    ``atol`` and ``rtol`` replace the manifest's tolerances, those of single tasks and of means too:
     |found - expected| <= atol + rtol * |expected|. The report says what failed, and repeats the facts of the
     ``device`` that it is given; a failure raises nothing.
 
@@ -39,7 +39,11 @@ def verify(
         SetupError: the runtime is missing or cannot run the files.
     """
     manifest = read_manifest(folder)
-    own = {task: info.atol for task, info in manifest.tasks.items() if atol is None and info.atol is not None}
+    own = {
+        task: (i.atol, i.mean_atol)
+        for task, i in manifest.tasks.items()
+        if atol is None and i.atol is not None
+    }
     atol = _tolerance("atol", manifest.golden.atol if atol is None else atol)
     rtol = _tolerance("rtol", manifest.golden.rtol if rtol is None else rtol)
     image = _load(folder, manifest.golden.inputs, [manifest.input.name], manifest)[manifest.input.name]
@@ -48,7 +52,7 @@ def verify(
     for name in manifest.layouts if layout is None else (layout,):
         runner = BundleRunner(folder, layout=name, threads=threads, sessions=sessions, manifest=manifest)
         deviations = [
-            (task, _deviation(folder, task, array, golden[task], own.get(task, atol), rtol))
+            (task, _deviation(folder, task, array, golden[task], *own.get(task, (atol, None)), rtol))
             for tasks in _ways(runner)
             for task, array in runner.run_all(image, tasks).items()
         ]
@@ -78,7 +82,15 @@ def _ways(runner: BundleRunner) -> list[tuple[str, ...]]:
     return [runner.tasks, *((task,) for file in runner.files if file.joins for task in file.tasks)]
 
 
-def _deviation(folder: Path, task: str, found: Array, expected: Array, atol: float, rtol: float) -> Deviation:
+def _deviation(
+    folder: Path,
+    task: str,
+    found: Array,
+    expected: Array,
+    atol: float,
+    mean_atol: float | None,
+    rtol: float,
+) -> Deviation:
     if found.shape != expected.shape:
         raise BundleError(
             folder,
@@ -93,10 +105,12 @@ def _deviation(folder: Path, task: str, found: Array, expected: Array, atol: flo
     excess = error - (atol + rtol * np.abs(wanted))
     worst = np.unravel_index(int(excess.argmax()), excess.shape)
     sample, channel, row, column = (int(i) for i in worst)
-    magnitude = float(np.abs(wanted).max())
+    magnitude, mean_abs = float(np.abs(wanted).max()), float(error.mean())
+    near = mean_atol is None or mean_abs <= mean_atol + rtol * float(np.abs(wanted).mean())
     return Deviation(
-        passed=bool(excess[worst] <= 0),
+        passed=bool(excess[worst] <= 0) and near,
         max_abs=float(error.max()),
+        mean_abs=mean_abs,
         max_rel=float(error.max() / magnitude) if magnitude else float(error.max()),
         sample=sample,
         channel=channel,
@@ -104,6 +118,7 @@ def _deviation(folder: Path, task: str, found: Array, expected: Array, atol: flo
         expected=float(expected[worst]),
         found=float(found[worst]),
         atol=atol,
+        mean_atol=mean_atol,
     )
 
 

@@ -66,6 +66,7 @@ def test_the_worst_frame_is_the_kind_that_runs_the_dearest_files() -> None:
     still = price({}, Keyframes(every=4, threshold=0.5))["still"]
     assert still.latency_ms.count == still.full_latency_ms.count == 4 * still.worst_latency_ms.count
     assert still.worst_latency_ms.min >= 2 > still.latency_ms.p50
+    assert still.worst_latency_ms.mean >= still.latency_ms.mean
     assert still.latency_ms.mean < still.full_latency_ms.mean
 
 

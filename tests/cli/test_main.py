@@ -70,9 +70,13 @@ def test_debug_stands_before_or_after_the_verb(words: list[str], tmp_path: Path)
         ("bench --rates a=1 --rates b=1/2", ["bench", "--rates", "a=1", "--rates", "b=1/2"]),
         ("train recipe seed=1 --out x seed=2", ["train", "recipe", "seed=1", "--out", "x", "seed=2"]),
         ("bench --rates", ["bench", "--rates"]),
+        (
+            "export --budget segmentation.miou=0.5 depth.abs=1% run",
+            ["export", "--budget", "segmentation.miou=0.5", "--budget", "depth.abs=1%", "run"],
+        ),
     ],
 )
-def test_rates_may_be_given_apart_and_nothing_else_is_moved(given: str, read: list[str]) -> None:
+def test_rates_and_limits_may_be_given_apart_and_nothing_else_is_moved(given: str, read: list[str]) -> None:
     assert _words(given.split()) == read
 
 

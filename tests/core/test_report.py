@@ -38,6 +38,7 @@ VERIFY = VerifyReport(
             "depth": Deviation(
                 passed=True,
                 max_abs=1e-7,
+                mean_abs=1e-8,
                 max_rel=1e-7,
                 sample=1,
                 channel=0,

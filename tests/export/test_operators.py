@@ -4,14 +4,19 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 import onnx
 from onnx import TensorProto, helper
 
+from edgemtl.backbones import SegNet
+from edgemtl.collapse import collapse
 from edgemtl.core.errors import RecipeError
+from edgemtl.export import Export, write_bundle
 from edgemtl.export.operators import INSTEAD, NEVER, SINCE, check_model, check_operators
 from edgemtl.export.targets import TARGETS, devices
+from edgemtl.model import MultitaskModel
+from edgemtl.tasks import Depth
 
 THOR = devices("jetson-thor", "7.2.2")
 
@@ -38,6 +43,21 @@ def test_an_operator_that_no_tensorrt_has_is_refused_everywhere(target: str, tmp
     path = model(tmp_path / "head.onnx", "Conv", "MaxUnpool")
     with pytest.raises(RecipeError, match=r"head.onnx: .* found MaxUnpool. Upsample .* --target onnx"):
         check_model(devices(target), path, 17)
+
+
+def test_an_unpooling_is_refused_as_pytorch_writes_it(tmp_path: Path) -> None:
+    """Not as MaxUnpool, but as a scatter to the indices of a pooling."""
+    torch.manual_seed(0)
+    backbone = SegNet(widths=(4, 6), convs=(1, 1), decoder="unpool")
+    model = MultitaskModel(backbone.stages(), {"depth": Depth()})
+    collapsed = collapse(model, (16, 16))
+    images = torch.rand(1, 3, 16, 16)
+    with pytest.raises(RecipeError, match=r"found MaxUnpool. Upsample"):
+        write_bundle(
+            collapsed, tmp_path / "board", name="m", images=images, spec=Export(target="jetson-agx-orin")
+        )
+    assert not (tmp_path / "board").exists()
+    write_bundle(collapsed, tmp_path / "any", name="m", images=images)
 
 
 def test_any_runtime_may_have_any_operator(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from edgemtl.export.calibrate import digest
 from edgemtl.kernels import Plain
 from edgemtl.runtime.verify import verify
 from tests.contracts.networks import SIZE, images, network
+from tests.export.boards import seal
 from tests.export.gate import serialized
 
 CALIBRATION = np.random.default_rng(1).random((6, 3, *SIZE), np.float32)
@@ -73,6 +75,19 @@ def test_verification_would_notice_another_network(
     golden = dict(np.load(int8 / "golden/outputs.npz"))
     for task, found in np.load(other / "golden/outputs.npz").items():
         assert np.abs(found - golden[task]).max() > (manifest.tasks[task].atol or 0), task
+
+
+def test_verification_would_notice_outputs_that_all_lie_off(int8: Path, tmp_path: Path) -> None:
+    """The worst element's error allows it for one, but not for all of them."""
+    folder = Path(shutil.copytree(int8, tmp_path / "bundle"))
+    manifest = read_manifest(folder)
+    task, info = max(manifest.tasks.items(), key=lambda item: item[1].atol / item[1].mean_atol)
+    golden = dict(np.load(folder / "golden/outputs.npz"))
+    golden[task] += np.float32(0.3 * info.atol)
+    np.savez(folder / "golden/outputs.npz", **golden)
+    found = verify(seal(folder, manifest)).layouts["merged"][task]
+    assert found.max_abs <= info.atol
+    assert not found.passed
 
 
 def test_the_manifest_says_how_it_came_to_its_precision(int8: Path) -> None:

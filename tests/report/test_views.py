@@ -60,6 +60,7 @@ ONE = Agreement(1.5e-7, 2e-7)
 GOOD = Deviation(
     passed=True,
     max_abs=1e-7,
+    mean_abs=1e-8,
     max_rel=1e-7,
     sample=1,
     channel=0,
