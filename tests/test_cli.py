@@ -29,6 +29,7 @@ def chain(typed_chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_verify_replays_and_prints_json(chain: Path) -> None:
     report = json.loads(edgemtl("verify", "--json", cwd=chain).stdout)
+    assert report["device"]["before"] and report["device"]["after"]
     assert report["kind"] == "verify"
     assert report["passed"]
 
@@ -56,6 +57,7 @@ def test_bench_writes_a_report_that_is_its_own_baseline(chain: Path, monkeypatch
 def test_evaluate_agrees_for_run_and_bundle_and_obeys_gates(chain: Path) -> None:
     of_run = json.loads(edgemtl("evaluate", "--json", cwd=chain).stdout)
     of_bundle = json.loads(edgemtl("evaluate", "runs/tiny/bundles/onnx-fp32", "--json", cwd=chain).stdout)
+    assert all(report["device"]["before"] and report["device"]["after"] for report in (of_run, of_bundle))
     assert of_bundle["tasks"]["depth"]["abs"] == pytest.approx(of_run["tasks"]["depth"]["abs"], abs=1e-3)
     edgemtl("evaluate", "--max", "tasks.depth.abs=0", cwd=chain, code=3)
 

@@ -85,21 +85,26 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure the metrics of every task over a split."""
+    import msgspec
+
     from edgemtl import workflow
+    from edgemtl.bench.device import Watch
     from edgemtl.bench.document import as_document
     from edgemtl.bench.gate import judge, parse_gates
     from edgemtl.runtime.video import parse_keyframes
 
-    gates = parse_gates(minimum=minimum or (), maximum=maximum or ())
-    report = workflow.evaluate(
-        subject or newest("bundle" if rates or keyframes else "run"),
-        network=network,
-        split=split,
-        baseline=baseline,
-        weights=weights,
-        rates=rates or (),
-        keyframes=None if keyframes is None else parse_keyframes(keyframes),
-    )
+    gates, watch = parse_gates(minimum=minimum or (), maximum=maximum or ()), Watch()
+    with watch.watching():
+        found = workflow.evaluate(
+            subject or newest("bundle" if rates or keyframes else "run"),
+            network=network,
+            split=split,
+            baseline=baseline,
+            weights=weights,
+            rates=rates or (),
+            keyframes=None if keyframes is None else parse_keyframes(keyframes),
+        )
+    report = msgspec.structs.replace(found, device=watch.device)
     show(report, as_json=as_json, out=out)
     gate(judge(as_document(report), gates))
 

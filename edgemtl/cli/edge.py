@@ -33,11 +33,15 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Replay a bundle's golden samples through the runtime at hand."""
-    from edgemtl.bench.device import device_facts
+    import msgspec
+
+    from edgemtl.bench.device import Watch
     from edgemtl.runtime.verify import verify as replay
 
-    folder = bundle or newest("bundle")
-    report = replay(folder, layout=layout, atol=atol, rtol=rtol, threads=threads, device=device_facts())
+    folder, watch = bundle or newest("bundle"), Watch()
+    with watch.watching():
+        found = replay(folder, layout=layout, atol=atol, rtol=rtol, threads=threads)
+    report = msgspec.structs.replace(found, device=watch.device)
     show(report, as_json=as_json, out=out)
     if not report.passed:
         failed = [

@@ -128,7 +128,7 @@ class EvalReport(msgspec.Struct, frozen=True, kw_only=True):
 
     ``network`` says what was measured: ``checkpoint``, ``collapsed`` or ``bundle``. ``delta_m`` (percent, +
     is better than the baseline) is there when there was a baseline, overall, by task and by metric. With
-    ``video`` the baseline is the same bundle with all tasks on every frame.
+    ``video`` the baseline is the same bundle with all tasks on every frame. ``device`` is where it ran.
     """
 
     kind: str = "evaluate"
@@ -147,6 +147,7 @@ class EvalReport(msgspec.Struct, frozen=True, kw_only=True):
     delta_m_tasks: dict[str, float] = {}
     delta_m_metrics: dict[str, dict[str, float]] = {}
     video: VideoUse | None = None
+    device: Device | None = None
 
 
 class Deviation(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from edgemtl.core.bundle import MANIFEST, Manifest, read_manifest, sha256
-from edgemtl.core.device import Device
 from edgemtl.core.errors import BundleError, RecipeError
 from edgemtl.core.report import Deviation, VerifyReport, timestamp
 from edgemtl.runtime.opening import open_session
@@ -24,14 +23,12 @@ def verify(
     rtol: float | None = None,
     threads: int | None = None,
     sessions: SessionFactory = open_session,
-    device: Device | None = None,
 ) -> VerifyReport:
     """Compare every task in every layout, or in the one named, with the golden outputs: all at once, and
     where other files run for a task alone, those too. The worse of the two is what the report gives.
 
     ``atol`` and ``rtol`` replace the manifest's tolerances, those of single tasks and of means too:
-    |found - expected| <= atol + rtol * |expected|. The report says what failed, and repeats the facts of the
-    ``device`` that it is given; a failure raises nothing.
+    |found - expected| <= atol + rtol * |expected|. The report says what failed; a failure raises nothing.
 
     Raises:
         BundleError: the bundle is damaged, or its golden samples are not what the manifest says.
@@ -73,7 +70,6 @@ def verify(
         rtol=rtol,
         layouts=layouts,
         passed=all(deviation.passed for tasks in layouts.values() for deviation in tasks.values()),
-        device=device,
     )
 
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgemtl.bench.device import device_facts
 from edgemtl.core.bundle import Manifest, ModelFile, read_manifest, sha256, write_manifest
 from edgemtl.core.errors import BundleError, RecipeError
 from edgemtl.runtime.opening import open_session
@@ -121,11 +120,6 @@ def test_a_task_is_judged_by_its_own_tolerance_which_the_report_states(folder: P
     assert report.atol == MANIFEST.golden.atol
     given = verify(folder, layout="merged", threads=1, atol=0.5)
     assert {deviation.atol for deviation in given.layouts["merged"].values()} == {given.atol} == {0.5}
-
-
-def test_the_report_says_where_it_was_verified() -> None:
-    device = device_facts()
-    assert verify(TINY, layout="merged", threads=1, device=device).device == device
 
 
 @pytest.mark.parametrize("value", [-1.0, np.nan])
