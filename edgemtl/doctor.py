@@ -31,7 +31,7 @@ def diagnose(root: Path = ROOT) -> Diagnosis:
     """Look at everything. Files of the system are looked up under ``root``."""
     device = device_facts(root)
     found = (_edgemtl(), _python(), *_extras(), _onnxruntime(), _torch(root), _tensorrt(), _trtexec(root))
-    machine = (_gpu(device, root), _board(device), _memory(root), _disk(), _qemu(device))
+    machine = (_gpu(device, root), _nvml(), _board(device), _memory(root), _disk(), _qemu(device))
     return Diagnosis(findings=(*found, *machine))
 
 
@@ -119,6 +119,14 @@ def _gpu(device: Device, root: Path) -> Finding:
     return Finding(
         "gpu", "absent", "no NVIDIA GPU with a driver", "Not needed: training and bundles run on a CPU."
     )
+
+
+def _nvml() -> Finding:
+    version = _version("nvidia-ml-py")
+    if version is None:
+        fix = "For the clocks and the power of a PC's GPU in reports: pip install nvidia-ml-py"
+        return Finding("nvml", "absent", "not installed", fix)
+    return Finding("nvml", "ok", f"nvidia-ml-py {version}")
 
 
 def _board(device: Device) -> Finding:

@@ -44,9 +44,12 @@ def evaluate_video(
         RecipeError, SetupError: as ``BundleRunner`` and ``VideoRunner``.
     """
     dataset = run.recipe.data.dataset(split)
-    if dataset.sequence == 1:
+    if not dataset.firsts:
         raise DataError(
-            f"--split {split}", expected="videos", found="single images", fix="Scenes have `--split video`."
+            f"--split {split}",
+            expected="videos",
+            found="single images",
+            fix="Name --split video. Scenes have it; a folder of your own has it beside its train and val.",
         )
     ran: list[str] = []
     sessions = recording(open_session, ran)
@@ -87,7 +90,7 @@ def _film(video: VideoRunner, run: Run, dataset: Dataset) -> _Filmed:
         return {task: answer.array for task, answer in answers.items()}
 
     def predict(image: Array) -> dict[str, Array]:
-        if next(frames) % dataset.sequence == 0:
+        if next(frames) in dataset.firsts:
             video.reset()
         return together(in_batches(film, image, batch))
 

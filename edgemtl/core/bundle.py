@@ -149,6 +149,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     ``layouts`` maps ``merged`` (one file) and ``split`` (trunk, branches, heads, in the order they run) to
     their files. ``files`` maps every other file of the bundle to its SHA-256. ``lowered`` is not for fp32.
+    With ``dla`` engines may use the DLA of a board, a second processor beside its GPU.
     """
 
     format: int = FORMAT
@@ -156,6 +157,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     created: str
     target: str
     precision: str
+    dla: bool = False
     opset: int
     input: InputInfo
     tasks: dict[str, TaskInfo]

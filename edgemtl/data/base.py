@@ -20,7 +20,8 @@ class Dataset(ABC):
 
     size: tuple[int, int]  # (height, width) of every image
     labels: dict[str, LabelInfo]
-    sequence: int = 1  # so many samples in a row are the frames of one video
+    # Where samples are the frames of videos, one video after the other: those that a video begins with.
+    firsts: frozenset[int] = frozenset()
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -7,11 +7,16 @@
     normals/NAME.png         (n + 1) / 2 in 8 bits, or a .npy [H, W, 3] in -1..1; zero = invalid
 
 An image without a file of some label has no valid pixel there: it does not train that task.
+
+ROOT/video, if it is there, is like the others and holds videos for `evaluate --split video --keyframes ...`.
+Frames of one video have names that differ in the number at their end: yard-0001, yard-0002.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, ClassVar, NamedTuple
 
@@ -50,8 +55,9 @@ class FileData(Data, frozen=True, kw_only=True):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """``train`` and ``val``, and ``holdout`` where the recipe asks for it."""
-        return ("train", "val", "holdout") if self.holdout else ("train", "val")
+        """``train`` and ``val``, ``holdout`` where the recipe asks for it, ``video`` where there is one."""
+        more = {"holdout": self.holdout, "video": (self._root / "video").is_dir()}
+        return ("train", "val", *(split for split, is_there in more.items() if is_there))
 
     def dataset(self, split: str) -> FileSplit:
         """Open a split: its first sample is read, the others when they are asked for."""
@@ -62,10 +68,13 @@ class FileData(Data, frozen=True, kw_only=True):
                 found=f"`{split}`",
                 fix=nearest(split, self.splits),
             )
-        folder = Path(self.root).expanduser() / ("val" if split == "val" else "train")
+        folder = self._root / ("train" if split == "holdout" else split)
         entries = find_entries(folder, self.files, complete=self.complete)
-        if split != "val" and self.holdout:
+        if folder.name == "train" and self.holdout:
             entries = self._divide(folder, entries)[split]
+        videos = _videos(entries) if split == "video" else []
+        if videos:
+            entries = [entry for video in videos for entry in video]
         for label in self.files:
             if not any(label in entry.labels for entry in entries):
                 raise DataError(
@@ -74,7 +83,13 @@ class FileData(Data, frozen=True, kw_only=True):
                     found=f"none among {len(entries)}",
                     fix="Label some, leave the label out, or change `holdout`.",
                 )
-        return FileSplit(folder.name, entries, self.files, self.size, cache=self.cache)
+        found = FileSplit(folder.name, entries, self.files, self.size, cache=self.cache)
+        found.firsts = frozenset(accumulate(map(len, videos[:-1]), initial=0)) if videos else frozenset()
+        return found
+
+    @property
+    def _root(self) -> Path:
+        return Path(self.root).expanduser()
 
     def _divide(self, folder: Path, entries: list[Entry]) -> dict[str, list[Entry]]:
         if self.holdout >= len(entries):
@@ -239,3 +254,12 @@ def find_entries(folder: Path, files: Mapping[str, LabelFiles], *, complete: boo
         Entry(name, image, {kind: found[name] for kind, found in paths.items() if name in found})
         for name, image in images.items()
     ]
+
+
+def _videos(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """The frames of each video by their numbers, the videos in the order of their first frames."""
+    videos: dict[str, list[tuple[int, Entry]]] = {}
+    for entry in entries:
+        video = re.sub(r"\d*$", "", entry.name)
+        videos.setdefault(video, []).append((int(entry.name[len(video) :] or 0), entry))
+    return [[entry for _, entry in sorted(frames)] for frames in videos.values()]

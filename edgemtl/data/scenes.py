@@ -92,18 +92,20 @@ class SceneSplit(Dataset):
             "depth": LabelInfo("depth"),
             "normals": LabelInfo("normals"),
         }
-        self.sequence = spec.sequence if split == "video" else 1
         self._spec, self._split = spec, split
+        self._frames = spec.sequence if split == "video" else 1
+        if split == "video":
+            self.firsts = frozenset(range(0, len(self), self._frames))
 
     def __len__(self) -> int:
         spec = self._spec
-        return {"train": spec.train, "val": spec.val, "video": spec.video}[self._split] * self.sequence
+        return {"train": spec.train, "val": spec.val, "video": spec.video}[self._split] * self._frames
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(f"scene {index} of the {len(self)} in {self._split}")
         spec = self._spec
-        number, frame = divmod(index, self.sequence)
+        number, frame = divmod(index, self._frames)
         key = (spec.splits.index(self._split), number)
         rng = np.random.default_rng(np.random.SeedSequence(spec.seed, spawn_key=key))
         scene = draw_scene(rng)

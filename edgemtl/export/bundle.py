@@ -105,6 +105,7 @@ def write_bundle(
             created=timestamp(),
             target=spec.target,
             precision=spec.precision,
+            dla=spec.dla,
             opset=spec.newest_opset,
             input=InputInfo(height, width, spec.batch),
             tasks=_task_infos(model, layouts, accuracy or {}, split, lowered, spec.atol),
@@ -117,7 +118,7 @@ def write_bundle(
             lowered=lowered.report if lowered else None,
         )
         if spec.devices:
-            write_device_files(draft, manifest, spec.devices, dla=spec.dla)
+            write_device_files(draft, manifest, spec.devices)
         files = {
             path.relative_to(draft).as_posix(): sha256(path)
             for path in sorted(draft.rglob("*"))

@@ -22,20 +22,20 @@ COPIED = ("build.sh", "board.py", "network.py", "verify.py", "bench.py")
 DEVICE, README = "device.txt", "README.md"
 
 
-def write_device_files(folder: Path, manifest: Manifest, devices: Sequence[Device], *, dla: bool) -> None:
+def write_device_files(folder: Path, manifest: Manifest, devices: Sequence[Device]) -> None:
     """Write the scripts, device.txt and README.md beside the model files of ``manifest``."""
     for name in COPIED:
         shutil.copyfile(SCRIPTS / name, folder / name)
     (folder / "build.sh").chmod(0o755)
-    (folder / DEVICE).write_text("".join(f"{line}\n" for line in _settings(folder, manifest, devices, dla)))
+    (folder / DEVICE).write_text("".join(f"{line}\n" for line in _settings(folder, manifest, devices)))
     template = Template((SCRIPTS / README).read_text())
     (folder / README).write_text(template.substitute(_words(manifest, devices)))
 
 
-def _settings(folder: Path, manifest: Manifest, devices: Sequence[Device], dla: bool) -> Iterator[str]:
+def _settings(folder: Path, manifest: Manifest, devices: Sequence[Device]) -> Iterator[str]:
     yield f"target {manifest.target}"
     yield f"precision {manifest.precision}"
-    yield f"dla {'yes' if dla else 'no'}"
+    yield f"dla {'true' if manifest.dla else 'false'}"
     yield f"batch {manifest.input.batch[0]} {manifest.input.batch[1]}"
     for version in dict.fromkeys(device.platform.tensorrt for device in devices):
         yield f"tensorrt {version}"

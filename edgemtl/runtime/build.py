@@ -18,6 +18,7 @@ from edgemtl.core.errors import SetupError
 
 PACKAGES = ("tensorrt", "tensorrt_rtx")  # a board has the first, the second is on PyPI
 PRECISIONS = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "FP8": "fp8"}
+DLA_CORE = 0  # as in build.sh
 _SHOWN = 3  # of its errors: more would bury what helps
 
 
@@ -26,7 +27,7 @@ class TensorRt:
     numbers alone, as trtexec knows them.
 
     All since 8.5 run an engine by the names of its tensors. They differ in how a network gets its precisions:
-    from flags up to 9, from the types in the model file since 10.
+    from flags up to 9, from the types in the model file since 10; for a DLA, only since 11.
     """
 
     def __init__(self, module: ModuleType) -> None:
@@ -36,20 +37,20 @@ class TensorRt:
         self._errors: deque[str] = deque(maxlen=_SHOWN)
         self.log = _log(module, self._errors)
 
-    def create_network(self, builder: Any) -> Any:
+    def create_network(self, builder: Any, *, dla: bool) -> Any:
         """An empty network whose types are those of the model file, where this version knows that."""
         flags = self.module.NetworkDefinitionCreationFlag.__members__
-        known = [flags[name] for name in ("STRONGLY_TYPED", "EXPLICIT_BATCH") if name in flags]
-        return builder.create_network(1 << int(known[0]) if known else 0)
+        wanted = "STRONGLY_TYPED" if self._typed(dla) else "EXPLICIT_BATCH"
+        return builder.create_network(1 << int(flags[wanted]) if wanted in flags else 0)
 
-    def allow(self, config: Any, layers: list[Any]) -> None:
+    def allow(self, config: Any, layers: list[Any], *, dla: bool) -> None:
         """Let the builder use the types of the model file, where it must be told, and no TF32.
 
         TF32 keeps 10 bits of the mantissa: what is exported as fp32 would leave its tolerances.
         """
         flags = self.module.BuilderFlag.__members__
         config.clear_flag(flags["TF32"])
-        if "STRONGLY_TYPED" in self.module.NetworkDefinitionCreationFlag.__members__:
+        if self._typed(dla):
             return
         types = types_of(layers)
         for name in {"FP16" if kind == "HALF" else kind for kind in types} & flags.keys():
@@ -58,8 +59,21 @@ class TensorRt:
             hold_types(layers)
             config.set_flag(flags["OBEY_PRECISION_CONSTRAINTS"])
 
-    def load(self, engine: bytes) -> Any:
+    def prefer_dla(self, config: Any) -> None:
+        """Let the DLA run what it can, and the GPU the rest."""
+        config.default_device_type = self.module.DeviceType.DLA
+        config.DLA_core = DLA_CORE
+        config.set_flag(self.module.BuilderFlag.GPU_FALLBACK)
+
+    def _typed(self, dla: bool) -> bool:
+        """Whether the types of the model file rule. For a DLA, 10 still wants fp16 by a flag."""
+        typed = "STRONGLY_TYPED" in self.module.NetworkDefinitionCreationFlag.__members__
+        return typed and not (dla and "FP16" in self.module.BuilderFlag.__members__)
+
+    def load(self, engine: bytes, *, dla: bool) -> Any:
         """An engine, ready to run; None if this GPU or version cannot load it."""
+        if dla:
+            self._runtime.DLA_core = DLA_CORE  # by default none
         return self._runtime.deserialize_cuda_engine(engine)
 
     @cached_property
@@ -80,18 +94,26 @@ class Build:
         tensorrt: builds it.
         path: an ONNX file.
         batch: (smallest, largest), where the file leaves the batch free; tuned for the smallest.
+        dla: use the board's DLA for what is not fp32, which is all that it computes.
 
     ``config`` is TensorRT's own.
 
     Raises:
-        SetupError: this TensorRT cannot read the file or lacks one of its operators.
+        SetupError: this TensorRT cannot read the file or lacks one of its operators; there is no DLA.
     """
 
-    def __init__(self, tensorrt: TensorRt, path: Path, batch: tuple[int, int]) -> None:
+    def __init__(self, tensorrt: TensorRt, path: Path, batch: tuple[int, int], *, dla: bool = False) -> None:
         trt = tensorrt.module
         self._tensorrt, self._path = tensorrt, path
         self._builder = trt.Builder(tensorrt.log)
-        self._network = tensorrt.create_network(self._builder)
+        if dla and not self._builder.num_DLA_cores:
+            raise SetupError(
+                path,
+                expected="a board with a DLA, for which this bundle was exported",
+                found=f"none that {tensorrt.name} knows",
+                fix="Export it without --dla.",
+            )
+        self._network = tensorrt.create_network(self._builder, dla=dla)
         parser = trt.OnnxParser(self._network, tensorrt.log)
         if not parser.parse_from_file(str(path)):
             errors = [str(parser.get_error(number)) for number in range(min(parser.num_errors, _SHOWN))]
@@ -103,8 +125,11 @@ class Build:
             )
         self.config = self._builder.create_builder_config()
         layers = [self._network.get_layer(number) for number in range(self._network.num_layers)]
-        self.precision = "+".join(sorted(PRECISIONS[kind] for kind in types_of(layers) & PRECISIONS.keys()))
-        tensorrt.allow(self.config, layers)
+        precisions = {PRECISIONS[kind] for kind in types_of(layers) & PRECISIONS.keys()}
+        self.precision = "+".join(sorted(precisions))
+        tensorrt.allow(self.config, layers, dla=dla)
+        if dla and precisions != {"fp32"}:
+            tensorrt.prefer_dla(self.config)
         self._add_profile(batch)
 
     def serialize(self, workspace_bytes: int) -> bytes:

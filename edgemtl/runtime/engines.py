@@ -32,13 +32,15 @@ _LOG = logging.getLogger(__name__)
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine depends on. ``runtime`` is the name and the first three numbers of the version of what
-    built it, ``device`` the board or else the GPU, ``batch`` (smallest, largest)."""
+    built it, ``device`` the board or else the GPU, ``batch`` (smallest, largest), ``dla`` whether it may use
+    the board's."""
 
     onnx_sha256: str
     runtime: str
     device: str
     capability: str
     batch: tuple[int, int]
+    dla: bool = False
 
 
 class Sidecar(Origin, frozen=True, kw_only=True):
@@ -58,22 +60,24 @@ def open_engine(path: Path, file: ModelFile, tensorrt: TensorRt, gpu: Gpu) -> An
         SetupError: this TensorRT cannot build it, or no folder can be written.
     """
     bundle = path.resolve().parents[len(PurePosixPath(file.path).parts) - 1]
+    manifest = msgspec.json.decode((bundle / MANIFEST).read_bytes(), type=_Manifest)
     origin = Origin(
         onnx_sha256=sha256(path),
         runtime=tensorrt.release,
         device=_board() or gpu.name,
         capability=gpu.capability,
-        batch=msgspec.json.decode((bundle / MANIFEST).read_bytes(), type=_Manifest).input.batch,
+        batch=manifest.input.batch,
+        dla=manifest.dla,
     )
     places = [folder / _file_name(file, origin) for folder in _folders(bundle)]
     for place in filter(Path.is_file, places):
         reason = _why_not(place, origin)
-        if not reason and (engine := tensorrt.load(place.read_bytes())) is not None:
+        if not reason and (engine := tensorrt.load(place.read_bytes(), dla=origin.dla)) is not None:
             return engine
         _LOG.warning("%s is built again: %s", place, reason or tensorrt.errors())
     place = _writable(places)
     _LOG.warning("Building %s for %s on %s; this can take minutes.", place, origin.runtime, origin.device)
-    engine = tensorrt.load(_build(path, place, origin, tensorrt, gpu))
+    engine = tensorrt.load(_build(path, place, origin, tensorrt, gpu), dla=origin.dla)
     if engine is None:
         raise SetupError(
             place,
@@ -86,6 +90,7 @@ def open_engine(path: Path, file: ModelFile, tensorrt: TensorRt, gpu: Gpu) -> An
 
 class _Manifest(msgspec.Struct):
     input: InputInfo
+    dla: bool = False
 
 
 def _board() -> str | None:
@@ -153,7 +158,7 @@ def _workspace_bytes(gpu: Gpu) -> int:
 
 def _build(path: Path, place: Path, origin: Origin, tensorrt: TensorRt, gpu: Gpu) -> bytes:
     start = perf_counter()
-    build = Build(tensorrt, path, origin.batch)
+    build = Build(tensorrt, path, origin.batch, dla=origin.dla)
     engine = build.serialize(_workspace_bytes(gpu))
     sidecar = Sidecar(
         **msgspec.structs.asdict(origin),

@@ -3,6 +3,7 @@ as that of a Jetson does."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,13 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, init: str = "pass") -> None:
     (folder / "pynvml.py").write_text(API.format(init=init))
     monkeypatch.syspath_prepend(folder)
+
+
+def test_the_real_package_has_these_names() -> None:
+    real = pytest.importorskip("pynvml", reason="needs edgemtl[trt]: no nvidia-ml-py")
+    names = set(re.findall(r"NVML_\w+|nvml[A-Z]\w+|NVMLError", API))
+    assert len(names) == 13
+    assert not [name for name in names if not hasattr(real, name)]
 
 
 def test_a_desktop_gpu_tells_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -65,6 +66,22 @@ def test_images_of_several_sizes_need_a_size(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1\.png: expected shape \[6, 8, 3\].*found \[4, 7, 3\]. Set `size`"):
         list(folder(root).dataset("train"))
     assert {tuple(sample.image.shape) for sample in folder(root, size=(3, 4)).dataset("train")} == {(3, 3, 4)}
+
+
+def test_frames_stand_by_their_numbers_video_after_video(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    assert "video" not in folder(root).splits
+    names = ["yard-9", "yard-10", "b2-1", "b2-02", "yard-11"]
+    for kind in ("image", "segmentation", "distance", "normals"):
+        (root / "video" / kind).mkdir(parents=True)
+        for name in names:
+            shutil.copy(root / "val" / kind / "0.png", root / "video" / kind / f"{name}.png")
+    assert "video" in folder(root).splits
+    split = folder(root).dataset("video")
+    found = [sample.id for sample in split]
+    assert found == [f"video/{name}" for name in ("b2-1", "b2-02", "yard-9", "yard-10", "yard-11")]
+    assert split.firsts == {0, 2}
+    assert folder(root).dataset("val").firsts == set()
 
 
 def test_a_label_without_an_image_and_folders_without_files_are_named(tmp_path: Path) -> None:

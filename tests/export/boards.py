@@ -23,8 +23,10 @@ def bundle(
     shutil.copytree(TINY, folder)
     manifest = read_manifest(folder)
     image = msgspec.structs.replace(manifest.input, batch=(batch, batch) if batch else manifest.input.batch)
-    manifest = msgspec.structs.replace(manifest, target=fleet[0].board, precision=precision, input=image)
-    write_device_files(folder, manifest, fleet, dla=dla)
+    manifest = msgspec.structs.replace(
+        manifest, target=fleet[0].board, precision=precision, dla=dla, input=image
+    )
+    write_device_files(folder, manifest, fleet)
     return seal(folder, manifest)
 
 

@@ -1,12 +1,14 @@
-"""Every target of the table in every precision: exported, built by the bundle's build.sh on a fake board,
-verified by ONNX Runtime, and parsed and built by TensorRT-RTX."""
+"""Every kind of bundle for every target of the table: exported, built by the bundle's build.sh on a fake
+board, verified by ONNX Runtime, and, as all bundles for boards here, parsed and built by TensorRT-RTX."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -15,55 +17,75 @@ torch = pytest.importorskip("torch")
 import numpy as np
 import onnx
 
-from edgemtl.backbones import SegNet
+from edgemtl.backbones import Backbone, ResNet, SegNet
 from edgemtl.collapse import CollapsedModel, collapse
 from edgemtl.core.bundle import Manifest, ModelFile, sha256
-from edgemtl.export import Export, Material, write_bundle
+from edgemtl.export import Export, Lowering, Material, write_bundle
 from edgemtl.export.onnx import write_models
-from edgemtl.export.precision import WRITTEN
 from edgemtl.export.targets import TARGETS, devices
 from edgemtl.model import MultitaskModel
 from edgemtl.runtime.verify import verify
-from tests.export.gate import serialized
 from tests.export.networks import forked
 from tests.fixtures.boards.board import FakeBoard, build, engines
 
-SIZE, BATCH = (16, 24), (1, 4)
+BRANCHES = [["segmentation"], ["depth", "normals"]]
+NETWORKS: dict[str, tuple[Backbone, str, tuple[int, int]]] = {  # with its fork and the size of its image
+    "segnet": (SegNet(widths=(4, 6), convs=(1, 1)), "decoder2", (16, 24)),
+    "resnet18": (ResNet(depth=18, width=4), "pyramid2", (32, 48)),
+}
+
+
+class Kind(NamedTuple):
+    """What makes a bundle; ``batch`` is free or static."""
+
+    network: str
+    precision: str
+    batch: tuple[int, int]
+    keep: dict[str, str] = {}
+    dla: bool = False
+
+
+FREE, STATIC = (1, 4), (2, 2)
+KINDS = {
+    "fp32": Kind("segnet", "fp32", FREE),
+    "fp16": Kind("segnet", "fp16", FREE),
+    "int8": Kind("segnet", "int8", FREE),
+    "mixed": Kind("segnet", "int8", FREE, {"depth": "fp16", "trunk": "fp32"}),
+    "resnet18-fp16": Kind("resnet18", "fp16", STATIC, {"normals": "fp32"}),
+    "resnet18-int8": Kind("resnet18", "int8", STATIC),
+}
 EVERY = [
-    (target, jetpack)
+    (target, jetpack, kind)
     for target in TARGETS
     for jetpack in sorted({"", *(device.platform.jetpack for device in devices(target))})
+    for kind, one in KINDS.items()
+    if one.network == "segnet" or not jetpack  # what is for all of a target's JetPacks is for each
 ]
-# What the trtexec of a major version is told of types: 8 all that the file says, 10 to read it, 11 nothing.
-TYPES = {
-    "8": {"fp32": set(), "fp16": {"--fp16", "--precisionConstraints=obey"}, "int8": {"--int8"}},
-    "10": {precision: {"--stronglyTyped"} for precision in WRITTEN},
-    "11": {precision: set() for precision in WRITTEN},
-}
-TYPE_WORDS = {"--fp16", "--int8", "--stronglyTyped", "--precisionConstraints=obey"}
+DLA = {"fp16": Kind("resnet18", "fp16", STATIC, {"depth": "fp32"}, dla=True)}
+DLA["int8"] = DLA["fp16"]._replace(precision="int8", keep={"depth": "fp16"})
 
 
-@pytest.fixture(scope="module")
-def collapsed() -> CollapsedModel:
+@cache
+def collapsed(name: str) -> CollapsedModel:
     """Padded with zeros: a reflecting pad cannot be written for opset 17, all that JetPack 5 and 6.0 read."""
     torch.manual_seed(0)
-    model = forked(
-        SegNet(widths=(4, 6), convs=(1, 1)), {"decoder2": [["segmentation"], ["depth", "normals"]]}
-    )
-    model(torch.rand(2, 3, *SIZE))
-    return collapse(model, SIZE)
+    backbone, fork, size = NETWORKS[name]
+    model = forked(backbone, {fork: BRANCHES})
+    model(torch.rand(2, 3, *size))
+    return collapse(model, size)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_export_per_opset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The fp32 files depend on the opset alone, and PyTorch takes seconds for them."""
-    written: dict[int, tuple[Path, dict[str, tuple[ModelFile, ...]]]] = {}
+    """The fp32 files of a network depend on batch and opset alone, and PyTorch takes seconds for them."""
+    written: dict[Any, tuple[Path, dict[str, tuple[ModelFile, ...]]]] = {}
 
-    def write_once(model: MultitaskModel, folder: Path, *, opset: int, **rest: Any) -> object:
-        if opset not in written:
+    def write_once(model: MultitaskModel, folder: Path, **rest: Any) -> object:
+        key = id(model), rest["batch"], rest["opset"]
+        if key not in written:
             origin = tmp_path_factory.mktemp("opset")
-            written[opset] = origin, write_models(model, origin, opset=opset, **rest)
-        origin, layouts = written[opset]
+            written[key] = origin, write_models(model, origin, **rest)
+        origin, layouts = written[key]
         shutil.copytree(origin, folder, dirs_exist_ok=True)
         return layouts
 
@@ -72,26 +94,30 @@ def one_export_per_opset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         yield
 
 
-@pytest.fixture(scope="module")
-def passed() -> set[str]:
-    """Hashes of the files that TensorRT-RTX has built: bundles of several targets hold the same."""
-    return set()
-
-
-@pytest.mark.parametrize("precision", WRITTEN)
-@pytest.mark.parametrize(("target", "jetpack"), EVERY, ids=lambda word: word or "any")
-def test_it_is_exported_built_and_verified(
-    target: str, jetpack: str, precision: str, collapsed: CollapsedModel, passed: set[str], tmp_path: Path
-) -> None:
-    fleet, folder = devices(target, jetpack), tmp_path / "bundle"
-    manifest = write_bundle(
-        collapsed,
+def export(kind: Kind, folder: Path, **where: str) -> Manifest:
+    size = NETWORKS[kind.network][2]
+    return write_bundle(
+        collapsed(kind.network),
         folder,
         name="net",
-        images=torch.rand(2, 3, *SIZE, generator=torch.Generator().manual_seed(1)),
-        spec=Export(target=target, jetpack=jetpack, precision=precision, batch=BATCH),
-        material=Material(np.random.default_rng(1).random((4, 3, *SIZE), np.float32)),
+        images=torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1)),
+        spec=Export(
+            **where,
+            precision=kind.precision,
+            batch=kind.batch,
+            dla=kind.dla,
+            lowering=Lowering(keep=kind.keep),
+        ),
+        material=Material(np.random.default_rng(1).random((4, 3, *size), np.float32)),
     )
+
+
+@pytest.mark.parametrize(("target", "jetpack", "kind"), EVERY, ids=lambda word: word or "any")
+def test_it_is_exported_built_and_verified(
+    target: str, jetpack: str, kind: str, gated: set[str], tmp_path: Path
+) -> None:
+    fleet, folder = devices(target, jetpack), tmp_path / "bundle"
+    manifest = export(KINDS[kind], folder, target=target, jetpack=jetpack)
     files = [folder / file.path for files in manifest.layouts.values() for file in files]
     # merged; trunk, two branches, three heads; for ONNX Runtime two of them once more as one file
     assert len(files) == (7 if fleet else 8)
@@ -103,10 +129,30 @@ def test_it_is_exported_built_and_verified(
     for major, device in boards.items():
         check_build(folder, manifest, FakeBoard(device, tmp_path / major))
     assert verify(folder, threads=1).passed
-    for path in files if fleet else ():  # int8 for any runtime is uint8, which TensorRT does not take
-        if (digest := sha256(path)) not in passed:
-            assert serialized(path, BATCH)
-            passed.add(digest)
+    assert not fleet or passed(folder, gated)  # int8 for any runtime is uint8, which TensorRT does not take
+
+
+@pytest.mark.parametrize(
+    ("board", "jetpack", "precision"),
+    [
+        (device.board, device.platform.jetpack, precision)
+        for device in devices("jetson")
+        if device.board in device.platform.dla
+        for precision in (DLA if device.platform.tensorrt.startswith("11") else ("fp16",))
+    ],
+)
+def test_with_a_dla_too(board: str, jetpack: str, precision: str, gated: set[str], tmp_path: Path) -> None:
+    (device,), folder = devices(board, jetpack), tmp_path / "bundle"
+    manifest = export(DLA[precision], folder, target=board, jetpack=jetpack)
+    assert manifest.dla
+    check_build(folder, manifest, FakeBoard(device, tmp_path / "board"))
+    assert verify(folder, threads=1).passed
+    assert passed(folder, gated)
+
+
+def passed(folder: Path, gated: set[str]) -> bool:
+    """Whether all files of a bundle went through TensorRT-RTX, which may be missing here."""
+    return not find_spec("tensorrt_rtx") or {sha256(path) for path in folder.glob("*.onnx")} <= gated
 
 
 def check_build(folder: Path, manifest: Manifest, board: FakeBoard) -> None:
@@ -115,12 +161,37 @@ def check_build(folder: Path, manifest: Manifest, board: FakeBoard) -> None:
     files = {file.path: file for files in manifest.layouts.values() for file in files}
     assert {f"{file.name}.{board.suffix}.engine" for file in files.values()} <= engines(folder)
     assert len(board.recorded) == len(files)
+    smallest, largest = manifest.input.batch
     for words in map(set, board.recorded):
         (path,) = (word.removeprefix("--onnx=") for word in words if word.startswith("--onnx="))
-        file = files.pop(path)
-        assert words & TYPE_WORDS == TYPES[board.tensorrt.partition(".")[0]][manifest.precision]
+        file, types = files.pop(path), types_in(folder / path)
+        dla = manifest.dla and types != {"float32"}
+        assert words & TYPE_WORDS == type_words(board.tensorrt, types, dla)
+        assert {"--useDLACore=0", "--allowGPUFallback"} <= words or not dla
         assert ("--buildOnly" in words) == board.tensorrt.startswith("8.5")
         assert {"--noTF32", "--memPoolSize=workspace:2000"} <= words
-        for bound, size in ("min", BATCH[0]), ("max", BATCH[1]):
+        for bound, size in ("min", smallest), ("max", largest):
             shapes = (f"{t.name}:{'x'.join(map(str, (size, *t.shape[1:])))}" for t in file.inputs)
-            assert f"--{bound}Shapes={','.join(shapes)}" in words
+            assert (f"--{bound}Shapes={','.join(shapes)}" in words) == (smallest < largest)
+
+
+TYPE_WORDS = {"--fp16", "--int8", "--stronglyTyped", "--precisionConstraints=obey"}
+
+
+def type_words(tensorrt: str, types: set[str], dla: bool) -> set[str]:
+    """What trtexec is told of types: 8, and 10 for a DLA, all of the file; 10 to read it; 11 nothing."""
+    if tensorrt.startswith("11"):
+        return set()
+    if tensorrt.startswith("10") and not dla:
+        return {"--stronglyTyped"}
+    half = {"--fp16", "--precisionConstraints=obey"} if "float16" in types else set()
+    return half | ({"--int8"} if "int8" in types else set())
+
+
+def types_in(path: Path) -> set[str]:
+    """The types that the nodes of a file compute in."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
+    found = {info.name: info.type.tensor_type.elem_type for info in (*graph.value_info, *graph.output)}
+    names = {found.get(name) for node in graph.node for name in node.output}
+    words = {onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.INT8: "int8"}
+    return {words[kind] for kind in names & words.keys()} or {"float32"}

@@ -39,9 +39,10 @@ class FakeGpu:
         capability: tuple[int, int] = (8, 7),
         integrated: bool = False,
         free_bytes: int = 3 << 30,
+        dla_cores: int = 2,
     ) -> None:
         self.name, self.capability, self.integrated = name, capability, integrated
-        self.free_bytes = free_bytes
+        self.free_bytes, self.dla_cores = free_bytes, dla_cores
         self.fails: dict[str, int] = {}
         self.calls: dict[str, int] = {}
         self.memory: dict[int, Any] = {}

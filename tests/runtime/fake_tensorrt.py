@@ -36,11 +36,12 @@ def fake_tensorrt(gpu: FakeGpu, version: str, package: str = "tensorrt") -> Modu
     trt.__spec__ = ModuleSpec(package, None)
     major = int(version.partition(".")[0])
     network = {8: ["EXPLICIT_BATCH"], 10: ["EXPLICIT_BATCH", "STRONGLY_TYPED"]}.get(major, ["STRONGLY_TYPED"])
-    builder = ["TF32", *(["FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"] if major <= 10 else [])]
+    weak = ["FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"] if major <= 10 else []
     trt.__version__ = version
     trt.ILogger = Logger
     trt.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", network, start=0)
-    trt.BuilderFlag = IntEnum("BuilderFlag", builder, start=0)
+    trt.BuilderFlag = IntEnum("BuilderFlag", ["TF32", "GPU_FALLBACK", *weak], start=0)
+    trt.DeviceType = IntEnum("DeviceType", ["GPU", "DLA"], start=0)
     trt.MemoryPoolType = IntEnum("MemoryPoolType", ["WORKSPACE"], start=0)
     trt.Builder = lambda log: Builder(trt, gpu, log)
     trt.OnnxParser = Parser
@@ -110,6 +111,7 @@ class Parser:
 class Config:
     def __init__(self, trt: ModuleType) -> None:
         self.flags, self.workspace, self.profiles = {trt.BuilderFlag.TF32}, None, []
+        self.default_device_type, self.DLA_core = trt.DeviceType.GPU, -1
 
     def set_flag(self, flag: Any) -> None:
         self.flags.add(flag)
@@ -135,6 +137,7 @@ class Profile:
 class Builder:
     def __init__(self, trt: ModuleType, gpu: FakeGpu, log: Any) -> None:
         self.trt, self.gpu, self.log = trt, gpu, log
+        self.num_DLA_cores = gpu.dla_cores
 
     def create_network(self, flags: int) -> Network:
         return Network(flags)
@@ -148,7 +151,9 @@ class Builder:
     def build_serialized_network(self, network: Network, config: Config) -> bytes | None:
         known = self.trt.NetworkDefinitionCreationFlag.__members__
         typed = "STRONGLY_TYPED" in known and network.flags >> known["STRONGLY_TYPED"] & 1
-        weak = {flag.name for flag in config.flags} - {"TF32"}
+        weak = {flag.name for flag in config.flags} - {"TF32", "GPU_FALLBACK"}
+        options = self.trt.BuilderFlag.__members__
+        dla = config.default_device_type
         half = any(tensor.dtype is DataType.HALF for tensor in network.outputs)
         free = [tensor.name for tensor in network.inputs if -1 in tensor.shape]
         refusals = {
@@ -159,6 +164,10 @@ class Builder:
             "types that nothing holds": not typed
             and half
             and ("OBEY_PRECISION_CONSTRAINTS" not in weak or any(_free(layer) for layer in network.layers)),
+            "a DLA without fp16 by a flag": bool(dla and "FP16" not in weak and "FP16" in options),
+            "a DLA that takes no layer": bool(dla and not half),
+            "a DLA without a core or a fallback": bool(dla)
+            and (config.DLA_core < 0 or options["GPU_FALLBACK"] not in config.flags),
             "no profile": any(name not in profile.shapes for name in free for profile in config.profiles)
             or bool(free and not config.profiles),
             "out of memory": not config.workspace or config.workspace > 4 << 30,
@@ -170,7 +179,12 @@ class Builder:
         ranges = {
             name: [shape[0] for shape in profile.shapes[name]] for profile in config.profiles for name in free
         }
-        head = {"made_by": self.trt.__version__, "for": self.gpu.capability, "ranges": ranges}
+        head = {
+            "made_by": self.trt.__version__,
+            "for": self.gpu.capability,
+            "ranges": ranges,
+            "dla": bool(dla),
+        }
         return json.dumps(head).encode() + b"\n" + network.onnx
 
 
@@ -181,6 +195,7 @@ def _free(layer: SimpleNamespace) -> bool:
 class Runtime:
     def __init__(self, trt: ModuleType, gpu: FakeGpu, log: Any) -> None:
         self.trt, self.gpu, self.log = trt, gpu, log
+        self.DLA_core = -1
 
     def deserialize_cuda_engine(self, data: bytes) -> Engine | None:
         head, _, onnx = data.partition(b"\n")
@@ -193,6 +208,9 @@ class Runtime:
             return None
         if made["made_by"] != self.trt.__version__ or tuple(made["for"]) != self.gpu.capability:
             self.log.log(Severity.ERROR, "The engine plan file is not compatible")
+            return None
+        if made["dla"] and self.DLA_core < 0:
+            self.log.log(Severity.ERROR, "No DLA core was chosen")
             return None
         return Engine(self.gpu, network, made["ranges"])
 

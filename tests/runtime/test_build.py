@@ -12,6 +12,7 @@ from edgemtl.core.errors import SetupError
 from edgemtl.runtime.build import PACKAGES, Build, hold_types, tensorrt
 from tests.fixtures.places import TINY
 from tests.runtime.conftest import Install
+from tests.runtime.fake_cuda import FakeGpu
 from tests.runtime.fake_tensorrt import VERSIONS
 
 MODEL = TINY / "model.onnx"
@@ -26,10 +27,9 @@ def test_every_version_builds_a_free_batch(install: Install, version: str) -> No
     assert b'"image": [1, 1, 4]' in build.serialize(ROOM)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_every_version_builds_what_is_typed_fp16(install: Install, version: str, tmp_path: Path) -> None:
-    """The fake refuses, as TensorRT does, flags where types rule, and fp16 without its flag elsewhere. What
-    TensorRT would do in silence, it refuses too: to compute in fp16 what nothing holds in fp32."""
+@pytest.fixture
+def half(tmp_path: Path) -> Path:
+    """A model file with one output in fp16 and one in fp32."""
     onnx = pytest.importorskip("onnx")
     half, full = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
     image, depth, normals = (
@@ -43,10 +43,33 @@ def test_every_version_builds_what_is_typed_fp16(install: Install, version: str,
     graph = onnx.helper.make_graph(nodes, "half", [image], [depth, normals])
     opset = [onnx.helper.make_opsetid("", 18)]
     onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "half.onnx")
+    return tmp_path / "half.onnx"
+
+
+@pytest.mark.parametrize("dla", [False, True], ids=["gpu", "dla"])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_version_builds_what_is_typed_fp16(
+    install: Install, version: str, dla: bool, half: Path
+) -> None:
+    """The fake refuses, as TensorRT does, flags where types rule, and fp16 without its flag elsewhere. What
+    TensorRT would do in silence, it refuses too: to compute in fp16 what nothing holds in fp32."""
     install(version)
-    build = Build(tensorrt(), tmp_path / "half.onnx", (1, 1))
+    build = Build(tensorrt(), half, (1, 1), dla=dla)
     assert build.precision == "fp16+fp32"
-    assert build.serialize(ROOM)
+    engine = build.serialize(ROOM)
+    assert (b'"dla": true' in engine) == dla
+    assert tensorrt().load(engine, dla=dla) is not None
+
+
+def test_what_is_all_fp32_needs_no_dla(install: Install) -> None:
+    install()
+    assert b'"dla": false' in Build(tensorrt(), MODEL, (1, 4), dla=True).serialize(ROOM)
+
+
+def test_a_board_without_the_dla_that_was_exported_for(install: Install, half: Path) -> None:
+    install(gpu=FakeGpu(dla_cores=0))
+    with pytest.raises(SetupError, match=r"expected a board with a DLA.*Export it without --dla"):
+        Build(tensorrt(), half, (1, 1), dla=True)
 
 
 def layer(kind: str, reads: str, writes: str, dtype: str) -> SimpleNamespace:

@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 pytest.importorskip("onnxruntime")
 
-from edgemtl.core.bundle import read_manifest, sha256
+from edgemtl.core.bundle import read_manifest, sha256, write_manifest
 from edgemtl.core.errors import SetupError
 from edgemtl.runtime import engines
 from edgemtl.runtime.build import tensorrt
@@ -76,6 +77,7 @@ def test_the_sidecar_says_what_it_was_built_from(
         "precision": "fp32",
         "capability": "8.7",
         "batch": list(MANIFEST.input.batch),
+        "dla": False,
     }
 
 
@@ -104,6 +106,16 @@ def test_an_engine_of_another_model(install: Install, bundle: Path, opened: Call
     opened()
     shutil.copyfile(bundle / "trunk.onnx", bundle / FILE.path)
     assert "it was built for onnx_sha256" in opened()
+
+
+def test_an_engine_that_uses_no_dla_where_the_bundle_may(
+    install: Install, bundle: Path, opened: Callable[[], str]
+) -> None:
+    install()
+    opened()
+    write_manifest(bundle, msgspec.structs.replace(MANIFEST, dla=True))
+    assert "it was built for dla False, not True" in opened()
+    assert opened() == ""
 
 
 @pytest.mark.parametrize("size", [0, 10, -1])

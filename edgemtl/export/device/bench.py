@@ -17,7 +17,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from board import PowerMeter, clocks, device_facts, slowdowns, warnings
+from board import Watch, print_facts
 from network import HERE, Network, read_manifest
 
 
@@ -39,29 +39,20 @@ def main() -> int:
         "bundle": manifest["name"],
         "precision": manifest["precision"],
     }
-    layouts, before = {}, slowdowns()
-    with PowerMeter() as meter:
+    layouts = {}
+    with Watch() as watch:
         for layout in [options.layout] if options.layout else manifest["layouts"]:
             start = perf_counter()
             network = Network(manifest, layout, batch)
             load_ms = 1000 * (perf_counter() - start)
             found = measure(network, image, options.warmup_ms, options.duration)
             layouts[layout] = {"load_ms": load_ms, **found}
-        running = clocks()  # before they fall again
-    facts.update(runtime=network.runtime, batch=batch, device=device_facts(), layouts=layouts)
-    facts.update(clocks=running, power=meter.power(), warnings=warnings(before, slowdowns()))
+    facts.update(runtime=network.runtime, batch=batch, layouts=layouts, **watch.facts)
     if options.json:
         print(json.dumps(facts, indent=2))
         return 0
     print(f"{facts['bundle']} on {facts['runtime']}, batch {batch}")
-    for name, value in facts["device"].items():
-        print(f"  {name}: {'unknown' if value is None else value}")
-    for name, clock in facts["clocks"].items():
-        print(f"  {name}: {clock['current_mhz']} MHz of {clock['min_mhz']}..{clock['max_mhz']}")
-    for name, rail in facts["power"]["rails"].items() if facts["power"] else ():
-        print(f"  {name}: {rail['mean_w']:.2f} W on average, {rail['max_w']:.2f} W at most")
-    for warning in facts["warnings"]:
-        print(f"  WARNING: {warning}")
+    print_facts(facts)
     for layout, found in layouts.items():
         for name in ("end_to_end_ms", "compute_ms"):
             print(

@@ -65,6 +65,36 @@ def warnings(before: dict[str, int], after: dict[str, int]) -> list[str]:
     return [f"throttling: {name}" for name in alerts + counted]
 
 
+class Watch:
+    """Watches the board while the block runs; ``facts`` are there once it has ended."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, Any] = {}
+        self._before, self._meter = slowdowns(), PowerMeter()
+
+    def __enter__(self) -> Watch:
+        self._meter.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        running = clocks()  # before they fall again
+        self._meter.__exit__(*error)
+        self.facts.update(device=device_facts(), clocks=running, power=self._meter.power())
+        self.facts.update(warnings=warnings(self._before, slowdowns()))
+
+
+def print_facts(facts: dict[str, Any]) -> None:
+    """Those of a ``Watch``, a line each."""
+    for name, value in facts["device"].items():
+        print(f"  {name}: {'unknown' if value is None else value}")
+    for name, clock in facts["clocks"].items():
+        print(f"  {name}: {clock['current_mhz']} MHz of {clock['min_mhz']}..{clock['max_mhz']}")
+    for name, rail in facts["power"]["rails"].items() if facts["power"] else ():
+        print(f"  {name}: {rail['mean_w']:.2f} W on average, {rail['max_w']:.2f} W at most")
+    for warning in facts["warnings"]:
+        print(f"  WARNING: {warning}")
+
+
 class PowerMeter:
     """Samples every rail that the board's monitors name while the block runs, in a thread of its own."""
 

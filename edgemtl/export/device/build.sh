@@ -130,17 +130,23 @@ check_versions() {
 # The arguments of trtexec for one model: NAME FILE [SMALLEST LARGEST], the shapes where the batch is free.
 arguments_of() {
   local major=${tensorrt%%.*} weak=()
+  # What the file says of its types. Where it says nothing all is fp32, and a DLA computes none of it.
+  read -ra weak < <(setting "weak $1") || true
+  uses_dla=$([[ $dla == true && ${#weak[@]} -gt 0 ]] && echo yes || true)
   arguments=("--onnx=$2" "--saveEngine=$engine.part" "--timingCacheFile=$cache")
   arguments+=("--memPoolSize=workspace:$workspace_mib")
   # TensorRT 8.5 calls it otherwise. Measuring is bench.py's work: trtexec 11 measures unlike 10 by default.
   if [[ $tensorrt == 8.5.* ]]; then arguments+=(--buildOnly); else arguments+=(--skipInference); fi
   arguments+=(--noTF32) # TF32 has 10 bits of mantissa: what is fp32 would not meet the golden samples
-  # TensorRT 8 has no reliable strong typing, so it is told what the types in the file say; 11 has no other.
-  if ((major == 8)); then read -ra weak < <(setting "weak $1") || true; fi
-  arguments+=("${weak[@]}")
-  if ((major == 10)); then arguments+=(--stronglyTyped); fi
+  # TensorRT 8 has no reliable strong typing, so it is told these types; 11 has no other. For a DLA 10 is told,
+  # too: its trtexec then asks for fp16 by a flag, which a strongly typed network refuses.
+  if ((major == 8)) || [[ $major == 10 && -n $uses_dla ]]; then
+    arguments+=("${weak[@]}")
+  elif ((major == 10)); then
+    arguments+=(--stronglyTyped)
+  fi
   if [[ -n ${3:-} ]]; then arguments+=("--minShapes=$3" "--optShapes=$3" "--maxShapes=$4"); fi
-  if [[ $(setting dla) == yes ]]; then arguments+=(--useDLACore=0 --allowGPUFallback --verbose); fi
+  if [[ -n $uses_dla ]]; then arguments+=(--useDLACore=0 --allowGPUFallback --verbose); fi
 }
 
 # What runs where is only known once TensorRT has cut the network: a DLA that takes little is slower than none.
@@ -156,18 +162,34 @@ sha256_of() { # FILE
   sha256sum "$1" | cut -d ' ' -f 1
 }
 
+# What an engine depends on, as its sidecar has it: `edgemtl` looks for these facts, too, under these names.
+origin() { # SHA256 of the model
+  local batch
+  batch=$(setting batch)
+  cat <<TEXT
+  "onnx_sha256": "$1",
+  "runtime": "tensorrt $tensorrt",
+  "device": "$board",
+  "capability": "$capability",
+  "batch": [${batch/ /, }],
+  "dla": $dla,
+TEXT
+}
+
 # Whether an engine was built from this model on such a device, and is as it was then.
 is_there() { # ENGINE SHA256 of the model
-  local fact
+  local found fact
   [[ -s $1 && -r $1.json ]] || return 1
-  for fact in "onnx_sha256 $2" "engine_sha256 $(sha256_of "$1")" "device $board"; do
-    grep -qF "\"${fact%% *}\": \"${fact#* }\"" "$1.json" || return 1
-  done
+  found=$(tr -d '[:space:]' <"$1.json") # edgemtl breaks its lines elsewhere
+  while read -r fact; do
+    fact=${fact%,}
+    [[ $found == *"${fact//[[:space:]]/}"* ]] || return 1
+  done < <(origin "$2" && echo "\"engine_sha256\": \"$(sha256_of "$1")\"")
 }
 
 build() { # NAME FILE [SMALLEST LARGEST]
-  local engine=engines/$1.tensorrt-$tensorrt.sm${capability/./}.engine digest status=0 start=$SECONDS batch
-  local log=${engine%.engine}.log arguments
+  local engine=engines/$1.tensorrt-$tensorrt.sm${capability/./}.engine digest status=0 start=$SECONDS
+  local log=${engine%.engine}.log arguments uses_dla
   local cache=engines/timing.tensorrt-$tensorrt.sm${capability/./}.cache
   arguments_of "$@"
   echo "$trtexec ${arguments[*]}"
@@ -185,22 +207,16 @@ build() { # NAME FILE [SMALLEST LARGEST]
     fail 1 "$2" 'an engine' "status $status of trtexec" "Its last lines are above, all of them in $log."
   fi
   mv "$engine.part" "$engine"
-  batch=$(setting batch)
-  # The facts that `edgemtl` looks for too, under its names: it runs this engine with EDGEMTL_RUNTIME=tensorrt.
   cat >"$engine.json" <<TEXT
 {
-  "onnx_sha256": "$digest",
+$(origin "$digest")
   "engine_sha256": "$(sha256_of "$engine")",
-  "runtime": "tensorrt $tensorrt",
-  "device": "$board",
-  "capability": "$capability",
-  "batch": [${batch/ /, }],
   "build_s": $((SECONDS - start)),
   "created": "$(date --utc --iso-8601=seconds)",
   "built_by": "$trtexec ${arguments[*]}"
 }
 TEXT
-  if [[ $(setting dla) == yes ]]; then print_layers_per_device "$log"; fi
+  if [[ -n $uses_dla ]]; then print_layers_per_device "$log"; fi
   echo "  wrote $engine"
 }
 
@@ -218,6 +234,7 @@ main() {
   echo "board: ${board:-unknown}; L4T: ${l4t:-none}; TensorRT: $tensorrt; compute capability: $capability"
   echo "workspace: $workspace_mib MiB, half of what is free"
   if [[ -z $dry_run ]]; then mkdir -p engines; fi
+  dla=$(setting dla)
   local built='' of rest
   while read -r of rest; do
     if [[ -z $layout || $layout == "$of" ]]; then

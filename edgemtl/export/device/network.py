@@ -7,6 +7,7 @@ Needs Python 3.8, numpy, and what JetPack brings: tensorrt (8.5 or newer) and CU
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 import sys
@@ -137,12 +138,16 @@ class Network:
         self._addresses: dict[str, int] = {}
         # A context needs its engine, an engine its runtime, and that its logger: all are kept.
         self._runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.WARNING))
+        if manifest["dla"]:
+            self._runtime.DLA_core = 0  # the one that build.sh names; by default it is none
         self._engines: list[Any] = []
         self._contexts: list[Any] = []
         self._input = manifest["input"]["name"]
         self._outputs = {task: info["tensor"]["name"] for task, info in manifest["tasks"].items()}
         for file in manifest["layouts"][layout]:
-            self._open(find_engine(file["name"], tensorrt.__version__, self.cuda.capability), file, batch)
+            path = find_engine(file["name"], tensorrt.__version__, self.cuda.capability)
+            check_engine(path, manifest["files"][file["path"]])
+            self._open(path, file, batch)
 
     def upload(self, image: Any) -> None:
         """Put an image [batch, 3, height, width] where the first engine reads it."""
@@ -215,3 +220,17 @@ def find_engine(name: str, version: str, capability: str) -> Path:
         wanted = f"an engine of {name} for TensorRT {numbers} and compute capability {capability}"
         fail(4, path.parent, wanted, there or "none", "Run ./build.sh here.")
     return path
+
+
+def check_engine(path: Path, onnx_sha256: str) -> None:
+    """End unless an engine is whole and was built from the model file that has this hash."""
+    fix = "Remove it and run ./build.sh."
+    sidecar = path.with_name(f"{path.name}.json")
+    try:
+        facts = json.loads(sidecar.read_text())
+    except (OSError, ValueError) as error:
+        fail(4, sidecar, "what the engine was built from", str(error), fix)
+    if facts.get("onnx_sha256") != onnx_sha256:
+        fail(4, path, "an engine of this bundle's model", "one of another model", fix)
+    if facts.get("engine_sha256") != hashlib.sha256(path.read_bytes()).hexdigest():
+        fail(4, path, "the engine that was built", "a truncated or changed one", fix)

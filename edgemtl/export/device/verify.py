@@ -12,7 +12,7 @@ import json
 from typing import Any
 
 import numpy as np
-from board import device_facts
+from board import Watch, print_facts
 from network import HERE, Network, read_manifest
 
 
@@ -41,13 +41,14 @@ def main() -> int:
     image = np.load(HERE / golden["inputs"])[manifest["input"]["name"]]
     expected = np.load(HERE / golden["outputs"])
     layouts: dict[str, dict[str, Any]] = {}
-    for layout in [options.layout] if options.layout else manifest["layouts"]:
-        network = Network(manifest, layout, manifest["input"]["batch"][0])
-        found = replay(network, image, manifest["input"]["batch"][0])
-        layouts[layout] = {
-            task: deviation(found[task], expected[task], own.get(task, (atol, None)), rtol)
-            for task in manifest["tasks"]
-        }
+    with Watch() as watch:
+        for layout in [options.layout] if options.layout else manifest["layouts"]:
+            network = Network(manifest, layout, manifest["input"]["batch"][0])
+            found = replay(network, image, manifest["input"]["batch"][0])
+            layouts[layout] = {
+                task: deviation(found[task], expected[task], own.get(task, (atol, None)), rtol)
+                for task in manifest["tasks"]
+            }
     passed = all(found["passed"] for tasks in layouts.values() for found in tasks.values())
     if options.json:
         facts = {
@@ -55,13 +56,14 @@ def main() -> int:
             "bundle": manifest["name"],
             "runtime": network.runtime,
             "samples": len(image),
-            "device": device_facts(),
+            **watch.facts,
         }
         print(
             json.dumps({**facts, "atol": atol, "rtol": rtol, "layouts": layouts, "passed": passed}, indent=2)
         )
     else:
         print(f"{manifest['name']} on {network.runtime}: atol {atol:g}, rtol {rtol:g}, {len(image)} samples")
+        print_facts(watch.facts)
         for layout, tasks in layouts.items():
             for task, one in tasks.items():
                 print_deviation(f"{layout} {task}", one)

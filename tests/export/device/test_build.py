@@ -17,6 +17,7 @@ pytest.importorskip("torch")
 import onnx
 
 from edgemtl.core.bundle import read_manifest, sha256
+from edgemtl.core.files import json_bytes
 from edgemtl.export.fp16 import halve
 from edgemtl.export.jetson import SCRIPTS, write_device_files
 from edgemtl.export.targets import Device, devices
@@ -26,6 +27,21 @@ from tests.fixtures.boards.board import FakeBoard, build, engines
 from tests.fixtures.places import FIXTURES
 
 ONE_OF_EACH_PLATFORM = {device.platform: device for device in devices("jetson")}.values()
+HALF = {"--onnx=trunk.onnx", "--onnx=model.onnx"}  # of a half_bundle
+WITH_DLA = [device for device in devices("jetson-agx-orin") if device.board in device.platform.dla]
+
+
+def half_bundle(folder: Path, device: Device, *, dla: bool = False, batch: int = 0) -> Path:
+    """A bundle of which two files have float16 in them; the others are kept in fp32."""
+    bundle(folder, (device,), precision="fp16", dla=dla, batch=batch)
+    for word in HALF:
+        name = word.removeprefix("--onnx=")
+        model = onnx.load(folder / name)
+        halved = [node.name for node in model.graph.node if node.name.startswith("trunk.low")]
+        onnx.save(halve(model, {*halved[:2]}), folder / name)
+    manifest = read_manifest_of(folder)
+    write_device_files(folder, manifest, (device,))
+    return seal(folder, manifest)
 
 
 @pytest.mark.parametrize("device", ONE_OF_EACH_PLATFORM, ids=str)
@@ -80,30 +96,42 @@ def test_the_line_of_trtexec_is_printed_and_is_what_runs(name: tuple[str, str], 
 )
 def test_types_are_flags_only_where_typing_is_weak(device: Device, flags: set[str], tmp_path: Path) -> None:
     """Of the whole bundle only the files that have float16 in them: what is kept in fp32 is built as fp32."""
-    board, folder = FakeBoard(device, tmp_path / "board"), bundle(tmp_path / "bundle", (device,))
-    halved = halve(onnx.load(folder / "trunk.onnx"), {"trunk.low.conv", "trunk.low"})
-    onnx.save(halved, folder / "trunk.onnx")
-    manifest = read_manifest_of(folder)
-    write_device_files(folder, manifest, (device,), dla=False)
-    build(seal(folder, manifest), board)
+    board, folder = FakeBoard(device, tmp_path / "board"), half_bundle(tmp_path / "bundle", device)
+    build(folder, board)
     for arguments in board.recorded:
-        typed = "--onnx=trunk.onnx" in arguments or device is not NANO_51
+        typed = not HALF.isdisjoint(arguments) or device is not NANO_51
         assert {"--fp16", "--int8", "--stronglyTyped"} & set(arguments) == (flags if typed else set())
         held = [word for word in arguments if "*:fp32" in word and ",trunk.low.conv:fp16" in word]
         assert bool(held) == ("--precisionConstraints=obey" in arguments) == ("--fp16" in arguments)
 
 
-def test_dla_is_asked_for_and_what_it_took_is_printed(tmp_path: Path) -> None:
-    board = FakeBoard(AGX_62, tmp_path / "board")
-    folder = bundle(tmp_path / "bundle", (AGX_62,), precision="fp16", dla=True, batch=2)
-    found = build(folder, board, "--layout", "merged")
-    (arguments,) = board.recorded
-    assert {"--useDLACore=0", "--allowGPUFallback"} <= set(arguments)
-    assert not [word for word in arguments if "Shapes" in word]
+@pytest.mark.parametrize("device", WITH_DLA, ids=str)
+def test_dla_is_asked_for_where_it_computes_and_what_it_took_is_printed(
+    device: Device, tmp_path: Path
+) -> None:
+    """Not for what is all fp32. Up to TensorRT 10 with types by flags: its trtexec brings one of its own."""
+    board, weak = FakeBoard(device, tmp_path / "board"), not device.platform.tensorrt.startswith("11")
+    folder = half_bundle(tmp_path / "bundle", device, dla=True, batch=2)
+    found = build(folder, board, "--layout", "split")
+    for arguments in board.recorded:
+        used = not HALF.isdisjoint(arguments)
+        assert ({"--useDLACore=0", "--allowGPUFallback"} <= set(arguments)) == used
+        assert ("--stronglyTyped" in arguments) == (board.tensorrt.startswith("10") and not used)
+        assert ({"--fp16", "--precisionConstraints=obey"} <= set(arguments)) == (weak and used)
+        assert not [word for word in arguments if "Shapes" in word]
     report = found.stdout.partition("layers on DLA")[2].splitlines()
     assert report[0] == ": 1"
     assert "layers on GPU: 2" in report[2]
     assert report[3].strip() == "RESIZE: upsample"
+
+
+def test_an_engine_for_the_gpu_alone_does_not_pass_for_one_with_a_dla(tmp_path: Path) -> None:
+    board, folder = FakeBoard(AGX_62, tmp_path / "board"), half_bundle(tmp_path / "bundle", AGX_62, batch=2)
+    build(folder, board, "--layout", "merged")
+    manifest = msgspec.structs.replace(read_manifest(folder), dla=True)
+    write_device_files(folder, manifest, (AGX_62,))
+    build(seal(folder, manifest), board, "--layout", "merged")
+    assert len(board.recorded) == 2
 
 
 def test_a_desktop_asks_its_driver(tmp_path: Path) -> None:
@@ -124,10 +152,14 @@ def test_what_is_built_is_not_built_again_until_the_model_changes(tmp_path: Path
     assert len(board.recorded) == 1
     (sidecar,) = (folder / "engines").glob("*.engine.json")
     facts = json.loads(sidecar.read_text())
-    for fact in ("onnx_sha256", "engine_sha256", "device"):
+    # As edgemtl writes it: with more facts, and other breaks of lines.
+    sidecar.write_bytes(json_bytes({**facts, "precision": "fp32"}))
+    assert "is there" in build(folder, board, "--layout", "merged").stdout
+    changed = ("onnx_sha256", "engine_sha256", "device", "runtime", "capability", "batch", "dla")
+    for fact in changed:
         sidecar.write_text(json.dumps({**facts, fact: "0"}))
         build(folder, board, "--layout", "merged")
-    assert len(board.recorded) == 4
+    assert len(board.recorded) == 1 + len(changed)
 
 
 @pytest.mark.parametrize("size", [0, 100])
@@ -154,6 +186,7 @@ def test_the_sidecar_has_the_facts_that_edgemtl_looks_for(tmp_path: Path) -> Non
         device="NVIDIA jetson-agx-orin",
         capability="8.7",
         batch=(1, 4),
+        dla=False,
         **known,
     )
     assert found.built_by.endswith(" ".join(board.recorded[0]))

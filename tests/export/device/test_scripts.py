@@ -17,13 +17,16 @@ import pytest
 
 pytest.importorskip("torch")
 
+import onnx
+
 from edgemtl.bench.conditions import read_conditions
 from edgemtl.bench.power import PowerMeter
+from edgemtl.core.bundle import sha256
 from edgemtl.core.files import json_bytes
 from edgemtl.export.jetson import COPIED, SCRIPTS
 from edgemtl.export.targets import BOARDS, Device, devices
 from edgemtl.runtime.verify import verify
-from tests.export.boards import AGX_62, THOR, bundle
+from tests.export.boards import AGX_62, THOR, bundle, read_manifest_of, seal
 from tests.fixtures.boards.board import FakeBoard, build
 from tests.fixtures.places import FIXTURES
 
@@ -80,6 +83,7 @@ def test_the_engines_are_verified_as_edgemtl_does(
     expected = json.loads(json_bytes(verify(folder, threads=1)))
     assert found["runtime"] == f"tensorrt {tensorrt}"
     assert {"board", "power_mode"} <= set(found["device"])
+    assert {"clocks", "power", "warnings"} <= set(found)
     for name in ("bundle", "samples", "atol", "rtol", "layouts", "passed"):
         assert found[name] == expected[name]
 
@@ -91,10 +95,17 @@ def test_engines_of_two_gpus_lie_side_by_side(libcuda: Path, tmp_path: Path) -> 
     for device in (orin, thor):
         build(folder, FakeBoard(device, tmp_path / device.board))
     for engine in (folder / "engines").glob("*.sm87.engine"):
-        engine.write_bytes(b"of another GPU")
+        replace_engine(engine, b"of another GPU")
     on_board(folder, "verify.py", libcuda, "10.16.0", capability="11.0")
     found = on_board(folder, "verify.py", libcuda, "10.16.0", capability="8.7", code=4)
     assert "sm87.engine: expected an engine of this GPU" in found.stderr
+
+
+def replace_engine(engine: Path, content: bytes) -> None:
+    """As if it had been built so: its sidecar knows it."""
+    engine.write_bytes(content)
+    sidecar = engine.with_name(f"{engine.name}.json")
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "engine_sha256": sha256(engine)}))
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +147,15 @@ def test_bench_measures_every_layout(built: Path, libcuda: Path) -> None:
     assert "merged" not in printed
 
 
-def test_bench_warns_of_a_board_that_throttles(built: Path, libcuda: Path) -> None:
-    words = ["--duration", "0.01", "--warmup-ms", "1", "--layout", "merged"]
+SHORT = ["--duration", "0.01", "--warmup-ms", "1"]
+
+
+@pytest.mark.parametrize(("script", "words"), [("bench.py", SHORT), ("verify.py", [])])
+def test_a_board_that_throttles_is_warned_of(
+    script: str, words: list[str], built: Path, libcuda: Path
+) -> None:
     for board, warned in ("orin-nano-throttling", True), ("orin-nano", False):
-        printed = on_board(built, "bench.py", libcuda, "10.3.0", *words, root=RECORDED / board).stdout
+        printed = on_board(built, script, libcuda, "10.3.0", *words, root=RECORDED / board).stdout
         assert ("WARNING: throttling: gpu-throttle-alert" in printed) == warned
         assert "board: NVIDIA Jetson Orin Nano Developer Kit" in printed
         assert "VDD_IN: " in printed and "gpu: " in printed
@@ -201,9 +217,27 @@ def test_a_damaged_engine_and_a_missing_cuda_are_one_line(built: Path, libcuda: 
     for path in (folder / "engines").glob("*.engine"):
         path.write_bytes(path.read_bytes()[:100])
     found = on_board(folder, "verify.py", libcuda, "10.3.0", code=4)
-    assert "Remove it and run ./build.sh." in found.stderr
+    assert "found a truncated or changed one. Remove it and run ./build.sh." in found.stderr
     missing = on_board(folder, "verify.py", tmp_path / "no.so", "10.3.0", code=4)
     assert "EDGEMTL_LIBCUDA" in missing.stderr
+
+
+def test_an_engine_of_a_bundle_that_was_here_before_is_not_run(
+    built: Path, libcuda: Path, tmp_path: Path
+) -> None:
+    """Who copies a new bundle over the old one has the old engines, under the same names."""
+    folder = Path(shutil.copytree(built, tmp_path / "bundle"))
+    manifest = read_manifest_of(folder)
+    model = onnx.load(folder / "model.onnx")
+    model.doc_string = "trained on"
+    onnx.save(model, folder / "model.onnx")
+    seal(folder, manifest)
+    found = on_board(folder, "verify.py", libcuda, "10.3.0", "--layout", "merged", code=4)
+    assert "found one of another model. Remove it and run ./build.sh." in found.stderr
+    for path in (folder / "engines").glob("*.json"):
+        path.unlink()
+    found = on_board(folder, "verify.py", libcuda, "10.3.0", "--layout", "split", code=4)
+    assert "expected what the engine was built from" in found.stderr
 
 
 @pytest.mark.parametrize("name", [name for name in COPIED if name.endswith(".py")])
