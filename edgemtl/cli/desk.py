@@ -146,8 +146,8 @@ def export(
         int | None, typer.Option(help="Of the training split, for int8. Default: 128.")
     ] = None,
     equalize: Annotated[
-        bool | None, typer.Option(help="Of int8: give channels like ranges first. Default: yes.")
-    ] = None,
+        bool, typer.Option("--equalize", help="Of int8: give channels like ranges first.")
+    ] = False,
     correct_bias: Annotated[
         bool | None, typer.Option(help="Of int8: make up for the mean error of rounding. Default: yes.")
     ] = None,

@@ -41,14 +41,15 @@ class Lowering(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How a network is brought to fp16 or int8.
 
     ``calibration`` on so many ``images`` of the training split, ``equalize`` and ``correct_bias`` are for
-    int8.
+    int8. Weights have a scale for each channel, so that equalization has little left to gain: on NYUv2 it
+    gained nothing (benchmarks/int8_accuracy.py).
     ``keep`` maps a task (its head) or a segment to the precision that it stays in; with a ``budget``,
     what else must stay is found by measuring.
     """
 
     calibration: Method = "percentile"
     images: Annotated[int, msgspec.Meta(ge=1)] = 128
-    equalize: bool = True
+    equalize: bool = False
     correct_bias: bool = True
     keep: dict[str, Literal["fp32", "fp16"]] = {}
     budget: tuple[Limit, ...] = ()

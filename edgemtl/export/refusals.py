@@ -14,7 +14,7 @@ _USED_BY: dict[str, tuple[str, tuple[Precision, ...]]] = {
     "budget": ("--budget", ("fp16", "int8")),
     "calibration": ("--calibration", ("int8",)),
     "images": ("--calibration-images", ("int8",)),
-    "equalize": ("--no-equalize", ("int8",)),
+    "equalize": ("--equalize", ("int8",)),
     "correct_bias": ("--no-correct-bias", ("int8",)),
 }
 

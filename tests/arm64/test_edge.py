@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgemtl.core.bundle import read_manifest
 from tests.fixtures.places import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -47,10 +48,16 @@ def test_what_was_installed_runs_by_itself(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_verify_passes(tmp_path: Path) -> None:
-    report = json.loads(arm64("-m", "edgemtl", "verify", TINY, "--json", "--threads", 1, cwd=tmp_path))
+@pytest.fixture(params=["fp32", "int8"])
+def bundle(request: pytest.FixtureRequest) -> Path:
+    """A tiny one that is committed, and one in int8 of a network that has learned something."""
+    return TINY if request.param == "fp32" else Path(request.getfixturevalue("int8") / "bundle")
+
+
+def test_verify_passes(bundle: Path, tmp_path: Path) -> None:
+    report = json.loads(arm64("-m", "edgemtl", "verify", bundle, "--json", "--threads", 1, cwd=tmp_path))
     assert report["passed"]
-    assert set(report["layouts"]) == {"merged", "split"}
+    assert set(report["layouts"]) == set(read_manifest(bundle).layouts)
 
 
 def test_run_writes_what_this_machine_writes(tmp_path: Path) -> None:
@@ -102,11 +109,11 @@ def test_int8_gives_the_same_classes_and_depths(int8: Path) -> None:
     assert np.abs(found["depth"] - expected["depth"]).max() <= DEPTH_M
 
 
-def test_bench_measures_every_way(tmp_path: Path) -> None:
+def test_bench_measures_every_way(bundle: Path, tmp_path: Path) -> None:
     words = ["--json", "--threads", 1, "--duration", 0.01, "--repeats", 2, "--warmup-ms", 1]
-    report = json.loads(arm64("-m", "edgemtl", "bench", TINY, *words, cwd=tmp_path))
+    report = json.loads(arm64("-m", "edgemtl", "bench", bundle, *words, cwd=tmp_path))
     assert report["device"]["machine"] == "aarch64"
-    assert len(report["layouts"]) == 2
+    assert set(report["layouts"]) == set(read_manifest(bundle).layouts)
     assert all(measure["load_ms"] > 0 for measure in report["layouts"].values())
 
 

@@ -5,55 +5,24 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-import numpy as np
 import onnx
 
-from edgemtl.backbones import Backbone, ResNet, SegNet
-from edgemtl.collapse import CollapsedModel, collapse
 from edgemtl.core.bundle import Manifest, ModelFile, sha256
-from edgemtl.export import Export, Lowering, Material, write_bundle
 from edgemtl.export.onnx import write_models
 from edgemtl.export.targets import TARGETS, devices
 from edgemtl.model import MultitaskModel
 from edgemtl.runtime.verify import verify
-from tests.export.networks import forked
+from tests.export.kinds import DLA, KINDS, export
 from tests.fixtures.boards.board import FakeBoard, build, engines
 
-BRANCHES = [["segmentation"], ["depth", "normals"]]
-NETWORKS: dict[str, tuple[Backbone, str, tuple[int, int]]] = {  # with its fork and the size of its image
-    "segnet": (SegNet(widths=(4, 6), convs=(1, 1)), "decoder2", (16, 24)),
-    "resnet18": (ResNet(depth=18, width=4), "pyramid2", (32, 48)),
-}
-
-
-class Kind(NamedTuple):
-    """What makes a bundle; ``batch`` is free or static."""
-
-    network: str
-    precision: str
-    batch: tuple[int, int]
-    keep: dict[str, str] = {}
-    dla: bool = False
-
-
-FREE, STATIC = (1, 4), (2, 2)
-KINDS = {
-    "fp32": Kind("segnet", "fp32", FREE),
-    "fp16": Kind("segnet", "fp16", FREE),
-    "int8": Kind("segnet", "int8", FREE),
-    "mixed": Kind("segnet", "int8", FREE, {"depth": "fp16", "trunk": "fp32"}),
-    "resnet18-fp16": Kind("resnet18", "fp16", STATIC, {"normals": "fp32"}),
-    "resnet18-int8": Kind("resnet18", "int8", STATIC),
-}
 EVERY = [
     (target, jetpack, kind)
     for target in TARGETS
@@ -61,18 +30,6 @@ EVERY = [
     for kind, one in KINDS.items()
     if one.network == "segnet" or not jetpack  # what is for all of a target's JetPacks is for each
 ]
-DLA = {"fp16": Kind("resnet18", "fp16", STATIC, {"depth": "fp32"}, dla=True)}
-DLA["int8"] = DLA["fp16"]._replace(precision="int8", keep={"depth": "fp16"})
-
-
-@cache
-def collapsed(name: str) -> CollapsedModel:
-    """Padded with zeros: a reflecting pad cannot be written for opset 17, all that JetPack 5 and 6.0 read."""
-    torch.manual_seed(0)
-    backbone, fork, size = NETWORKS[name]
-    model = forked(backbone, {fork: BRANCHES})
-    model(torch.rand(2, 3, *size))
-    return collapse(model, size)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,24 +49,6 @@ def one_export_per_opset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("edgemtl.export.bundle.write_models", write_once)
         yield
-
-
-def export(kind: Kind, folder: Path, **where: str) -> Manifest:
-    size = NETWORKS[kind.network][2]
-    return write_bundle(
-        collapsed(kind.network),
-        folder,
-        name="net",
-        images=torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1)),
-        spec=Export(
-            **where,
-            precision=kind.precision,
-            batch=kind.batch,
-            dla=kind.dla,
-            lowering=Lowering(keep=kind.keep),
-        ),
-        material=Material(np.random.default_rng(1).random((4, 3, *size), np.float32)),
-    )
 
 
 @pytest.mark.parametrize(("target", "jetpack", "kind"), EVERY, ids=lambda word: word or "any")

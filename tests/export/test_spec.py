@@ -48,7 +48,7 @@ UNUSED = {
     "--budget": {"budget": ["depth.abs=1%"]},
     "--calibration": {"lowering": {"calibration": "minmax"}},
     "--calibration-images": {"lowering": {"images": 8}},
-    "--no-equalize": {"lowering": {"equalize": False}},
+    "--equalize": {"lowering": {"equalize": True}},
     "--no-correct-bias": {"lowering": {"correct_bias": False}},
 }
 

@@ -186,6 +186,20 @@ def lacking() -> str:
 @pytest.mark.gpu
 @pytest.mark.skipif(bool(lacking()), reason=lacking())
 @GRAPHS
+@pytest.mark.parametrize("kind", ["fp16", "int8", "mixed", "resnet18-fp16", "resnet18-int8"])
+def test_a_real_gpu_meets_the_golden_samples_in_lower_precision(
+    kind: str, cuda_graph: bool, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    from tests.export.kinds import KINDS, export
+
+    export(KINDS[kind], tmp_path / "bundle", target="desktop")
+    assert verify(tmp_path / "bundle", sessions=partial(TrtSession, cuda_graph=cuda_graph)).passed
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(bool(lacking()), reason=lacking())
+@GRAPHS
 def test_a_real_gpu_computes_what_onnx_runtime_does(bundle: Path, cuda_graph: bool) -> None:
     """To fp32: TF32 would be off by a thousandth."""
     sessions = partial(TrtSession, cuda_graph=cuda_graph)
