@@ -83,7 +83,7 @@ def test_verification_would_notice_outputs_that_all_lie_off(int8: Path, tmp_path
     manifest = read_manifest(folder)
     task, info = max(manifest.tasks.items(), key=lambda item: item[1].atol / item[1].mean_atol)
     golden = dict(np.load(folder / "golden/outputs.npz"))
-    golden[task] += np.float32(0.3 * info.atol)
+    golden[task] += np.float32(1.5 * info.mean_atol)
     np.savez(folder / "golden/outputs.npz", **golden)
     found = verify(seal(folder, manifest)).layouts["merged"][task]
     assert found.max_abs <= info.atol
