@@ -77,16 +77,18 @@ def test_verification_would_notice_another_network(
         assert np.abs(found - golden[task]).max() > (manifest.tasks[task].atol or 0), task
 
 
-def test_verification_would_notice_outputs_that_all_lie_off(int8: Path, tmp_path: Path) -> None:
-    """The worst element's error allows it for one, but not for all of them."""
+@pytest.mark.parametrize("task", ["segmentation", "normals"])
+def test_verification_would_notice_outputs_that_all_lie_off(int8: Path, task: str, tmp_path: Path) -> None:
+    """However much one element may err, the mean holds all of them."""
     folder = Path(shutil.copytree(int8, tmp_path / "bundle"))
     manifest = read_manifest(folder)
-    task, info = max(manifest.tasks.items(), key=lambda item: item[1].atol / item[1].mean_atol)
+    loose = msgspec.structs.replace(manifest.tasks[task], atol=1e3)
     golden = dict(np.load(folder / "golden/outputs.npz"))
-    golden[task] += np.float32(1.5 * info.mean_atol)
+    golden[task] += np.float32(2 * loose.mean_atol)
     np.savez(folder / "golden/outputs.npz", **golden)
-    found = verify(seal(folder, manifest)).layouts["merged"][task]
-    assert found.max_abs <= info.atol
+    seal(folder, msgspec.structs.replace(manifest, tasks={**manifest.tasks, task: loose}))
+    found = verify(folder).layouts["merged"][task]
+    assert found.max_abs <= loose.atol
     assert not found.passed
 
 
