@@ -1,13 +1,18 @@
-"""What takes seconds to make and many tests read: real data, and a tiny run with its bundle."""
+"""What takes seconds to make and many tests read: real data, and a tiny run with its bundle. And the gate of
+TensorRT that every bundle goes through."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from edgemtl.core.bundle import Manifest, sha256
 
 # Real data: EDGEMTL_DATA, or ../shared/data beside the repository.
 SHARED = Path(os.environ.get("EDGEMTL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -41,3 +46,31 @@ def typed_chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     edgemtl("collapse", cwd=folder)
     assert edgemtl("export", cwd=folder).stdout.strip() == "runs/tiny/bundles/onnx-fp32"
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def gated() -> Iterator[set[str]]:
+    """TensorRT-RTX parses and builds every file of every bundle that a test exports, once for each hash: what
+    it does not take fails that test. Holds the hashes that passed. uint8 is for ONNX Runtime alone.
+    """
+    passed: set[str] = set()
+    if find_spec("torch") is None or find_spec("tensorrt_rtx") is None:
+        yield passed
+        return
+    from edgemtl.export import bundle
+    from tests.export.gate import serialized
+
+    write_manifest = bundle.write_manifest
+
+    def gate(folder: Path, manifest: Manifest) -> None:
+        taken = manifest.lowered is None or manifest.lowered.activations != "uint8"
+        for file in (file for files in manifest.layouts.values() for file in files if taken):
+            digest = sha256(folder / file.path)
+            if digest not in passed:
+                assert serialized(folder / file.path, manifest.input.batch)
+                passed.add(digest)
+        write_manifest(folder, manifest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundle, "write_manifest", gate)
+        yield passed
