@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,13 @@ from onnx import TensorProto, helper
 
 from edgemtl.backbones import SegNet
 from edgemtl.collapse import collapse
-from edgemtl.core.errors import RecipeError
-from edgemtl.export import Export, write_bundle
+from edgemtl.core.bundle import write_manifest
+from edgemtl.core.errors import RecipeError, SetupError
+from edgemtl.export import Export, bundle, write_bundle
 from edgemtl.export.operators import INSTEAD, NEVER, SINCE, check_model, check_operators
 from edgemtl.export.targets import TARGETS, devices
 from edgemtl.model import MultitaskModel
+from edgemtl.runtime.verify import verify
 from edgemtl.tasks import Depth
 
 THOR = devices("jetson-thor", "7.2.2")
@@ -45,7 +48,9 @@ def test_an_operator_that_no_tensorrt_has_is_refused_everywhere(target: str, tmp
         check_model(devices(target), path, 17)
 
 
-def test_an_unpooling_is_refused_as_pytorch_writes_it(tmp_path: Path) -> None:
+def test_an_unpooling_is_refused_as_pytorch_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not as MaxUnpool, but as a scatter to the indices of a pooling."""
     torch.manual_seed(0)
     backbone = SegNet(widths=(4, 6), convs=(1, 1), decoder="unpool")
@@ -57,7 +62,14 @@ def test_an_unpooling_is_refused_as_pytorch_writes_it(tmp_path: Path) -> None:
             collapsed, tmp_path / "board", name="m", images=images, spec=Export(target="jetson-agx-orin")
         )
     assert not (tmp_path / "board").exists()
+    if find_spec("tensorrt_rtx") is not None:
+        with pytest.raises(
+            SetupError, match="TensorRT doesn't support"
+        ):  # the gate: it is refused for a reason
+            write_bundle(collapsed, tmp_path / "any", name="m", images=images)
+    monkeypatch.setattr(bundle, "write_manifest", write_manifest)  # without the gate
     write_bundle(collapsed, tmp_path / "any", name="m", images=images)
+    assert verify(tmp_path / "any", threads=1).passed
 
 
 def test_any_runtime_may_have_any_operator(tmp_path: Path) -> None:
