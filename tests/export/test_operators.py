@@ -63,9 +63,7 @@ def test_an_unpooling_is_refused_as_pytorch_writes_it(
         )
     assert not (tmp_path / "board").exists()
     if find_spec("tensorrt_rtx") is not None:
-        with pytest.raises(
-            SetupError, match="TensorRT doesn't support"
-        ):  # the gate: it is refused for a reason
+        with pytest.raises(SetupError, match="TensorRT doesn't support"):  # refused for a reason
             write_bundle(collapsed, tmp_path / "any", name="m", images=images)
     monkeypatch.setattr(bundle, "write_manifest", write_manifest)  # without the gate
     write_bundle(collapsed, tmp_path / "any", name="m", images=images)
