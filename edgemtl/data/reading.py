@@ -14,6 +14,8 @@ from edgemtl.core.errors import DataError
 
 SUFFIXES = (".npy", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 LOSSY = (".jpg", ".jpeg", ".webp")
+# Pillow spreads gray of 2 and 4 bits over 0..255, but what is stored are the indices of classes.
+SPREAD = {"L;2": 85, "L;4": 17}
 Numbers = NDArray[Any]
 
 
@@ -35,7 +37,8 @@ def names_in(folder: Path) -> dict[str, Path]:
 
 
 def read(path: Path, *, rgb: bool = False) -> Numbers:
-    """What a .npy or a picture holds, as it is stored: [H, W] or [H, W, C]; half floats become float32.
+    """What a .npy or a picture holds, as it is stored: [H, W] or [H, W, C]; half floats become float32. Of a
+    palette it is the indices.
 
     Args:
         rgb: convert a picture that is gray, has a palette or is transparent, and turn it upright.
@@ -100,4 +103,5 @@ def _picture(path: Path, rgb: bool) -> Numbers:
     with Image.open(path) as picture:
         if rgb and not picture.mode.startswith(("I", "F")):  # those are depth maps: RGB would clip them
             return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-        return np.asarray(picture)  # the indices of a palette, 16 bits as they are
+        spread = SPREAD.get(picture.tile[0][3], 1) if picture.tile else 1
+        return np.asarray(picture) // spread if spread > 1 else np.asarray(picture)

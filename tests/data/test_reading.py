@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,24 @@ def test_a_file_that_is_cut_short_is_named(tmp_path: Path, suffix: str) -> None:
         with pytest.raises(DataError, match=rf"a whole \.{suffix} file") as raised:
             read(path)
         assert raised.value.where == str(path)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_gray_of_few_bits_is_read_as_it_is_stored(tmp_path: Path, bits: int) -> None:
+    """As tools write it that know of few classes; Pillow writes none of 2 and 4 bits."""
+    classes = np.random.default_rng(0).integers(0, 1 << bits, (3, 8)).astype(np.uint8)
+    unpacked = np.unpackbits(classes[..., None], axis=-1)[..., -bits:]
+    rows = np.packbits(unpacked.reshape(3, -1), axis=-1)
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", 8, 3, bits, 0, 0, 0, 0),
+        b"IDAT": zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)),
+        b"IEND": b"",
+    }
+    png = b"\x89PNG\r\n\x1a\n"
+    for kind, data in chunks.items():
+        png += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    (tmp_path / "a.png").write_bytes(png)
+    np.testing.assert_array_equal(read(tmp_path / "a.png"), classes)
 
 
 def test_half_floats_become_floats_and_integers_stay(tmp_path: Path) -> None:
