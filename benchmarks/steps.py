@@ -41,7 +41,7 @@ RIVALS = {
     ROUTED: ("kernel=factorized", "training.update=routed"),
     "doconv": ("kernel=doconv",),
     "residual": ("kernel=residual",),
-    "expandnet, e = 2": ("kernel={type: expandnet, expansion: 2}",),
+    "expandnet": ("kernel=expandnet",),
     "repvgg": ("kernel=repvgg",),
     "acnet": ("kernel=acnet",),
     "dbb": ("kernel=dbb",),
@@ -49,7 +49,7 @@ RIVALS = {
     "plain bf16": ("kernel=plain", "training.precision=bf16"),
     "factorized bf16": ("kernel=factorized", "training.precision=bf16"),
 }
-IN_WEIGHT_SPACE = (JOINT, SPATIAL, "doconv", "residual", "expandnet, e = 2")
+IN_WEIGHT_SPACE = (JOINT, SPATIAL, "doconv", "residual", "expandnet")
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):

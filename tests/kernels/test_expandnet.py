@@ -20,11 +20,11 @@ LAYERS = [
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
-@pytest.mark.parametrize("expansion", [1, 4])
+@pytest.mark.parametrize("method", [ExpandNet(expansion=1), ExpandNet(), ExpandNet(widest=9)], ids=str)
 def test_the_factors_compose_to_the_weight_that_they_came_from(
-    layer: nn.Conv2d | nn.Linear, expansion: int
+    layer: nn.Conv2d | nn.Linear, method: ExpandNet
 ) -> None:
-    kernel = ExpandNet(expansion=expansion).kernel(layer, ("a",))
+    kernel = method.kernel(layer, ("a",))
     weight = layer.weight.detach()
     torch.testing.assert_close(kernel(*kernel.right_inverse(weight)), weight, rtol=1e-5, atol=2e-6)
     exact = weight.double()
@@ -58,6 +58,13 @@ def test_a_linear_layer_is_three_matrices() -> None:
     last, middle, first = (factor.parameter[0] for factor in factors(layer))
     assert [tuple(matrix.shape) for matrix in (last, middle, first)] == [(5, 10), (10, 6), (6, 3)]
     torch.testing.assert_close(weight_of(layer), last @ middle @ first)
+
+
+def test_layers_expand_up_to_a_width_and_none_gets_narrower() -> None:
+    layer = nn.Linear(3, 20)
+    overparameterize(ExpandNet(expansion=4, widest=8), "fc", {("a",): layer})
+    last, middle, first = (factor.parameter[0] for factor in factors(layer))
+    assert [tuple(matrix.shape) for matrix in (last, middle, first)] == [(20, 20), (20, 8), (8, 3)]
 
 
 def test_the_outer_factors_are_orthonormal_and_no_two_channels_start_equal() -> None:
