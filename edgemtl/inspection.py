@@ -9,11 +9,16 @@ from edgemtl.backbones.base import IMAGE
 from edgemtl.collapse import fold
 from edgemtl.core.bundle import Manifest
 from edgemtl.core.inspection import Inspection, Part
-from edgemtl.model import Features, MultitaskModel, macs_of, parameters_of
+from edgemtl.model import Features, MultitaskModel, check_size, macs_of, parameters_of
 
 
 def inspect_model(subject: str, model: MultitaskModel, size: tuple[int, int]) -> Inspection:
-    """The parts of a network for one image of (height, width)."""
+    """The parts of a network for one image of (height, width).
+
+    Raises:
+        RecipeError: it does not take such images.
+    """
+    check_size(model, size)
     plain, _ = fold(model)
     parts: list[Part] = []
     known: dict[str | None, Features] = {None: {IMAGE: torch.zeros(1, 3, *size)}}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,16 +19,15 @@ from torch.multiprocessing.spawn import ProcessException
 
 from edgemtl.collapse import fold
 from edgemtl.core.errors import DataError, EdgemtlError, RecipeError, TrainingError, nearest
-from edgemtl.core.files import replacing
+from edgemtl.core.files import claim, replacing
 from edgemtl.core.locate import RUNS
 from edgemtl.core.report import Observer
 from edgemtl.data.base import Batch, Dataset
 from edgemtl.data.loader import steps_per_epoch
-from edgemtl.model import MultitaskModel
+from edgemtl.model import MultitaskModel, check_size
 from edgemtl.recipe import Recipe
-from edgemtl.run import SUMMARY, Run, build_model
+from edgemtl.run import SUMMARY, Run, build_model, is_run
 from edgemtl.tasks import Task
-from edgemtl.training.aggregation import weighing
 from edgemtl.training.distill import Distiller
 from edgemtl.training.fabric import make_fabric
 from edgemtl.training.trainer import Splits, Trainer
@@ -50,6 +50,16 @@ def go_on(run: Run, watch: Watch) -> Run:
 def train_into(recipe: Recipe, path: Path, watch: Watch) -> Run:
     """Train a recipe into a run at ``path``, or go on with the one there: what is killed is called again."""
     return _launch(make_fabric(recipe.training), _train_into, recipe, path, watch)
+
+
+def rehearse(recipe: Recipe) -> None:
+    """Refuse all that ``start`` refuses before it lays out a run, damaged files but the first excepted.
+
+    Raises:
+        RecipeError, DataError, SetupError: as ``workflow.train``.
+    """
+    recipe, splits = open_splits(recipe)
+    _trainer(make_fabric(recipe.training), recipe, _model(recipe, splits), splits, RUNS / recipe.name)
 
 
 def is_main_process() -> bool:
@@ -89,21 +99,12 @@ def _telling(
 
 def _train_new(fabric: Fabric, recipe: Recipe, out: Path | None, watch: Watch) -> Path:
     recipe, splits = _read_splits(recipe)
-    model = build_model(recipe, pretrained=True)
-    weighing(recipe.training.aggregation, len(recipe.tasks))  # may lack a solver: no run is laid out then
-    distiller = _distiller(recipe, model, splits)
-    path = out or _free(RUNS / recipe.name)
-    if fabric.global_rank == 0:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RecipeError(
-                "--out",
-                expected="a folder that does not exist or is empty",
-                found=str(path),
-                fix="Name another.",
-            )
-        Run.create(path, recipe, model.plan, _samples(splits.watch))
-    path = fabric.broadcast(path)
-    return _fit(fabric, Run(path, recipe), model, distiller, splits, watch)
+    model = _model(recipe, splits)
+    with _claimed(fabric, recipe.name, out) as path:
+        trainer = _trainer(fabric, recipe, model, splits, path)
+        if fabric.global_rank == 0:
+            Run.create(path, recipe, model.plan, _samples(splits.watch))
+    return _fit(fabric, Run(path, recipe), trainer, watch)
 
 
 def _train_on(fabric: Fabric, path: Path, watch: Watch) -> Path:
@@ -111,13 +112,49 @@ def _train_on(fabric: Fabric, path: Path, watch: Watch) -> Path:
     _, splits = _read_splits(run.recipe)
     # A run that was killed before its first checkpoint begins again.
     model = build_model(run.recipe, pretrained=not run.begun)
-    return _fit(fabric, run, model, _distiller(run.recipe, model, splits), splits, watch)
+    return _fit(fabric, run, _trainer(fabric, run.recipe, model, splits, path), watch)
 
 
 def _train_into(fabric: Fabric, recipe: Recipe, path: Path, watch: Watch) -> Path:
     # The main process decides for all: others may come when it has laid out the run already.
-    exists = fabric.broadcast(path.exists())
+    exists = fabric.broadcast(is_run(path))
     return _train_on(fabric, path, watch) if exists else _train_new(fabric, recipe, path, watch)
+
+
+def _model(recipe: Recipe, splits: Splits) -> MultitaskModel:
+    model = build_model(recipe, pretrained=True)
+    for size in {splits.train.size, splits.augment.crop or splits.train.size}:
+        check_size(model, size)
+    return model
+
+
+@contextmanager
+def _claimed(fabric: Fabric, name: str, out: Path | None) -> Iterator[Path]:
+    """A folder that no other training takes: ``out``, or the first free one of runs/NAME, runs/NAME-2, ... If
+    the block fails before anything is in it, it goes again.
+
+    Raises:
+        RecipeError: something is in ``out`` already.
+        SetupError: it cannot be made.
+    """
+    path = fabric.broadcast(_claim(name, out) if fabric.global_rank == 0 else Path())
+    try:
+        yield path
+    except BaseException:
+        with suppress(OSError):
+            path.rmdir()
+        raise
+
+
+def _claim(name: str, out: Path | None) -> Path:
+    if out is None:
+        names = (name if n == 1 else f"{name}-{n}" for n in count(1))
+        return next(path for path in map(RUNS.joinpath, names) if claim(path))
+    if not claim(out) and (not out.is_dir() or any(out.iterdir())):
+        raise RecipeError(
+            "--out", expected="a folder that does not exist or is empty", found=str(out), fix="Name another."
+        )
+    return out
 
 
 def _distiller(recipe: Recipe, model: MultitaskModel, splits: Splits) -> Distiller | None:
@@ -129,31 +166,26 @@ def _distiller(recipe: Recipe, model: MultitaskModel, splits: Splits) -> Distill
     return spec.build(model, teachers, splits.augment.crop or splits.train.size)
 
 
-def _fit(
-    fabric: Fabric,
-    run: Run,
-    model: MultitaskModel,
-    distiller: Distiller | None,
-    splits: Splits,
-    watch: Watch,
-) -> Path:
-    recipe = run.recipe
+def _trainer(fabric: Fabric, recipe: Recipe, model: MultitaskModel, splits: Splits, path: Path) -> Trainer:
+    return Trainer(
+        fabric,
+        model,
+        recipe.balancing.build(tuple(recipe.tasks)),
+        recipe.training,
+        splits,
+        seed=recipe.seed,
+        folder=path,
+        distiller=_distiller(recipe, model, splits),
+    )
+
+
+def _fit(fabric: Fabric, run: Run, trainer: Trainer, watch: Watch) -> Path:
     with watch() if fabric.global_rank == 0 else nullcontext() as observer:
-        trainer = Trainer(
-            fabric,
-            model,
-            recipe.balancing.build(tuple(recipe.tasks)),
-            recipe.training,
-            splits,
-            seed=recipe.seed,
-            folder=run.path,
-            observer=observer,
-            distiller=distiller,
-        )
         if run.begun:
             trainer.restore()
-        found = trainer.fit()
+        found = trainer.fit(observer)
     if fabric.global_rank == 0:
+        splits = trainer.splits
         split = "holdout" if splits.select else "val"
         run.save_json(SUMMARY, run.report("checkpoint", split, len(splits.watch), found.scores))
     if fabric.world_size > 1 and not torch.distributed.is_torchelastic_launched():
@@ -189,7 +221,26 @@ def open_splits(recipe: Recipe) -> tuple[Recipe, Splits]:
     recipe = msgspec.structs.replace(recipe, tasks=tasks)
     data.augment.check(training.size)
     steps_per_epoch(training, recipe.training.batch)
+    _check_labeled(training, recipe.tasks)
     return recipe, Splits(training, data.dataset("holdout" if select else "val"), data.augment, select)
+
+
+def _check_labeled(training: Dataset, tasks: Mapping[str, Task]) -> None:
+    """Look for a valid pixel of every task: the first sample has them, as a rule."""
+    waiting = {name: task.label_name for name, task in tasks.items()}
+    for sample in (training[index] for index in range(len(training))):
+        for name, label in list(waiting.items()):
+            if training.labels[label].valid(sample.labels[label]).any():
+                del waiting[name]
+        if not waiting:
+            return
+    name, label = next(iter(waiting.items()))
+    raise DataError(
+        f"$.tasks.{name}",
+        expected=f"a valid pixel of the label `{label}` in the training split",
+        found=f"none in {len(training)} images",
+        fix="Check what marks invalid pixels with `edgemtl data check`, or leave the task out.",
+    )
 
 
 def _read_splits(recipe: Recipe) -> tuple[Recipe, Splits]:
@@ -204,8 +255,3 @@ def _samples(dataset: Dataset) -> Batch:
     """A few samples spread evenly over a split."""
     chosen = np.linspace(0, len(dataset) - 1, min(SAMPLES, len(dataset))).astype(int)
     return Batch.of([dataset[int(index)] for index in chosen])
-
-
-def _free(path: Path) -> Path:
-    candidates = (path if n == 1 else path.with_name(f"{path.name}-{n}") for n in range(1, 10_000))
-    return next(candidate for candidate in candidates if not candidate.exists())

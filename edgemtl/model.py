@@ -120,6 +120,24 @@ class MultitaskModel(nn.Module):
         return cast(nn.ModuleDict, self.segments[name])
 
 
+def check_size(model: MultitaskModel, size: tuple[int, int]) -> None:
+    """Run the network on a blank image of (height, width).
+
+    Raises:
+        RecipeError: it does not take such images; as a rule, more stages halve them than their size allows.
+    """
+    try:
+        macs_of(model, torch.zeros(1, 3, *size))
+    except RuntimeError as error:
+        height, width = size
+        raise RecipeError(
+            "$.backbone",
+            expected=f"a network that takes images of {height}x{width}",
+            found=str(error).partition("\n")[0],
+            fix="Use larger images, or a backbone of fewer stages.",
+        ) from error
+
+
 def parameters_of(model: nn.Module) -> int:
     """The number of parameters, each counted once however many modules share it."""
     return sum(parameter.numel() for parameter in model.parameters())

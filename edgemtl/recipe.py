@@ -75,6 +75,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                     found=f"`{name}`",
                     fix="Rename the task: its name becomes that of an output of the exported model.",
                 )
+        self.balancing.build(tuple(self.tasks))  # refuses weights of other tasks
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:

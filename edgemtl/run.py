@@ -24,7 +24,7 @@ from importlib import metadata
 from pathlib import Path
 
 import msgspec
-import safetensors.torch
+import safetensors
 import torch
 
 from edgemtl import __version__, recipe
@@ -41,12 +41,13 @@ from edgemtl.kernels import Plain
 from edgemtl.model import MultitaskModel
 from edgemtl.recipe import Recipe
 from edgemtl.tensors import read_tensors, write_tensors
+from edgemtl.training.checkpoint import STATE
 from edgemtl.training.log import MetricsLog, Record
-from edgemtl.training.trainer import METRICS, STATE
+from edgemtl.training.trainer import METRICS
 
 FORMAT = 1
 _RESTORE = "Copy the run again from where it was trained, or train again."
-SUMMARY, SAMPLES = "summary.json", "samples.safetensors"
+ENVIRONMENT, SUMMARY, SAMPLES = "env.json", "summary.json", "samples.safetensors"
 _LOG = logging.getLogger(__name__)
 _VERSIONED = ("torch", "numpy", "onnx", "onnxruntime", "lightning-fabric", "msgspec", "safetensors")
 
@@ -80,9 +81,9 @@ class Run:
             draft.mkdir()
             (draft / "recipe.yaml").write_text(recipe.dump(recipe_))
             (draft / "plan.json").write_bytes(json_bytes(plan))
-            (draft / "env.json").write_bytes(json_bytes(environment()))
+            (draft / ENVIRONMENT).write_bytes(json_bytes(environment()))
             tensors = {"image": samples.image, **{f"label.{k}": v for k, v in samples.labels.items()}}
-            safetensors.torch.save_file(tensors, draft / SAMPLES, {"ids": "\n".join(samples.ids)})
+            write_tensors(tensors, draft / SAMPLES, {"ids": "\n".join(samples.ids)})
         return cls(path, recipe_)
 
     @classmethod
@@ -92,11 +93,11 @@ class Run:
         Raises:
             DataError: it is no run, or one of another version.
         """
-        env = path / "env.json"
-        if not env.is_file():
+        if not is_run(path):
             raise DataError(
-                path, expected="a run", found="no env.json", fix="Name the folder that `train` wrote."
+                path, expected="a run", found=f"no {ENVIRONMENT}", fix="Name the folder that `train` wrote."
             )
+        env = path / ENVIRONMENT
         try:
             found = msgspec.json.decode(env.read_bytes(), type=Environment)
         except msgspec.DecodeError as error:
@@ -232,6 +233,11 @@ class Run:
         )
 
 
+def is_run(path: Path) -> bool:
+    """Whether a run was laid out there."""
+    return (path / ENVIRONMENT).is_file()
+
+
 def is_finished(path: Path) -> bool:
     """Whether there is a run that was trained to its end."""
     return (path / SUMMARY).is_file()
@@ -289,6 +295,10 @@ def environment() -> Environment:
 
 def _load(model: MultitaskModel, path: Path) -> None:
     tensors = read_tensors(path, fix=_RESTORE)
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            fix = "Training diverged: train again, at a lower rate."
+            raise DataError(path, expected="finite weights", found=f"NaN or infinity in {name}", fix=fix)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

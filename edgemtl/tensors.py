@@ -56,12 +56,12 @@ def load_without_code(path: Path, expected: str, fix: str) -> object:
         raise DataError(path, expected=expected, found=found, fix=fix) from error
 
 
-def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors; one that has several names is written under each.
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors, with ``metadata``; one that has several names is written under each.
 
     Raises:
         SetupError: the file cannot be written; what stood there stays.
     """
     apart = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as draft:
-        draft.write_bytes(safetensors.torch.save(apart))
+        draft.write_bytes(safetensors.torch.save(apart, metadata))

@@ -28,7 +28,7 @@ from edgemtl.kernels import composed
 from edgemtl.launch import Watch, go_on, is_main_process, open_splits, start, train_into
 from edgemtl.material import material_of
 from edgemtl.recipe import Recipe, load
-from edgemtl.run import Run, build_model, is_finished, read_evaluation
+from edgemtl.run import Run, build_model, is_finished, is_run, read_evaluation
 from edgemtl.runtime.runner import BundleRunner
 from edgemtl.runtime.video import Keyframes
 from edgemtl.sequences import evaluate_video
@@ -201,7 +201,7 @@ def _illustrated(run: Run) -> Run:
 def _with_twins(run: Run, watch: Watch) -> Run:
     for task in run.recipe.tasks:
         recipe, path = twin_of(run.recipe, task), run.path / TWINS / task
-        if path.exists() and Run.open(path).recipe != recipe:
+        if is_run(path) and Run.open(path).recipe != recipe:
             raise DataError(
                 path,
                 expected="a twin of this run",
@@ -215,7 +215,7 @@ def _with_twins(run: Run, watch: Watch) -> Run:
 
 def _run_of(bundle: Path) -> Path:
     for folder in bundle.resolve().parents:
-        if (folder / "env.json").is_file():
+        if is_run(folder):
             return folder
     expected = "a bundle inside its run, which names the data"
     raise DataError(bundle, expected=expected, found="none above", fix="Copy it back there.")
@@ -286,10 +286,7 @@ def _baseline(path: Path, report: EvalReport) -> list[EvalReport]:
     """What a baseline, a run, the twins of the report's tasks or a report itself, scored on its split."""
     if not path.is_dir():
         return [read_evaluation(path)]
-    if (path / "env.json").is_file():
-        runs = [Run.open(path)]
-    else:
-        runs = list(open_twins(path, report.tasks).values())
+    runs = [Run.open(path)] if is_run(path) else open_twins(path, report.tasks).values()
     return [
         run.summary
         if run.summary.split == report.split

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
 from edgemtl import workflow
-from edgemtl.core.errors import DataError, TrainingError
+from edgemtl.core.errors import DataError, RecipeError, SetupError, TrainingError
+from edgemtl.launch import _claim, rehearse
 from tests.tiny import tiny
 
 
@@ -35,6 +38,66 @@ def test_damage_anywhere_in_the_data_is_found_before_a_run_exists(nyuv2_root: Pa
     with pytest.raises(DataError, match=r"val/depth/5\.npy: expected a whole"):
         workflow.train(tiny(f"data={{type: nyuv2, root: {root}}}"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_task_that_no_pixel_teaches_is_refused_before_a_run_exists(
+    nyuv2_root: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(nyuv2_root, tmp_path / "data"))
+    recipe = tiny(f"data={{type: nyuv2, root: {root}}}", "training.batch=2")
+    unlabeled, *labeled = sorted((root / "train" / "depth").iterdir())
+    np.save(unlabeled, np.zeros_like(np.load(unlabeled)))
+    rehearse(recipe)
+    for path in labeled:
+        np.save(path, np.zeros_like(np.load(path)))
+    with pytest.raises(
+        DataError, match=r"\$\.tasks\.depth: expected a valid pixel .* found none in \d+ images"
+    ):
+        rehearse(recipe)
+
+
+UNFIT = {
+    "backbone.widths=[2, 2, 2, 2, 2, 2]": r"\$\.backbone: expected a network that takes images of 16x24",
+    "training.update=alternating": "alternating",
+    "training.factor_optimizer={type: sgd}": "factor",
+}
+
+
+@pytest.mark.parametrize("override", UNFIT)
+def test_what_does_not_fit_is_refused_by_a_rehearsal_and_before_a_run_exists(
+    override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = (
+        tiny("kernel=plain", "backbone.convs=[1, 1, 1, 1, 1, 1]", override)
+        if "widths" in override
+        else tiny("kernel=plain", override)
+    )
+    for attempt in rehearse, workflow.train:
+        with pytest.raises(RecipeError, match=UNFIT[override]):
+            attempt(recipe)
+    assert not list(tmp_path.rglob("runs/*"))
+
+
+def test_what_fits_rehearses_without_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rehearse(tiny())
+    assert not list(tmp_path.iterdir())
+
+
+def test_trainings_that_start_at_once_get_runs_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(4) as threads:
+        taken = list(threads.map(lambda _: _claim("tiny", None), range(8)))
+    assert {path.as_posix() for path in taken} == {"runs/tiny", *(f"runs/tiny-{n}" for n in range(2, 9))}
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SetupError, match="a place to write"):
+        workflow.train(tiny(), tmp_path / "file" / "run")
 
 
 def test_a_process_that_was_killed_is_an_error_of_training(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from edgemtl.backbones import SegNet
 from edgemtl.core.errors import RecipeError
 from edgemtl.core.plan import SharingPlan
 from edgemtl.kernels import Factorized, Plain
-from edgemtl.model import MultitaskModel, macs_of, parameters_of
+from edgemtl.model import MultitaskModel, check_size, macs_of, parameters_of
 from tests.contracts.networks import PLANS, SIZE, TASKS, images, network
 
 
@@ -84,3 +84,10 @@ def test_names_that_torch_modules_use_are_refused(name: str) -> None:
     stages = SegNet(widths=(4,), convs=(1,)).stages()
     with pytest.raises(RecipeError, match="Rename it"):
         MultitaskModel(stages, {name: TASKS["depth"]})
+
+
+def test_a_size_that_the_network_does_not_take_is_refused() -> None:
+    model = MultitaskModel(SegNet(widths=(2,) * 5, convs=(1,) * 5).stages(), {"depth": TASKS["depth"]})
+    check_size(model, (32, 48))
+    with pytest.raises(RecipeError, match=r"\$\.backbone: expected a network that takes images of 16x24"):
+        check_size(model, (16, 24))

@@ -298,3 +298,8 @@ def test_segmentation_says_how_many_classes_or_which() -> None:
     with pytest.raises(RecipeError, match=r"classes"):
         recipe(tasks=["segmentation"])
     assert recipe().tasks["segmentation"] == Segmentation(classes=13)
+
+
+def test_weights_of_tasks_that_are_not_there_are_refused() -> None:
+    with pytest.raises(RecipeError, match="normals"):
+        recipe("balancing.weights.normals=2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,25 @@ def test_damaged_weights_of_a_run_are_to_be_copied_or_trained_again(run: Run, tm
     last.write_bytes(last.read_bytes()[:500])
     with pytest.raises(DataError, match=r"last\.safetensors: .* Copy the run again .* or train again"):
         workflow.collapse(other, evaluate=False)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(value: float, run: Run, tmp_path: Path) -> None:
+    other = Run.open(Path(shutil.copytree(run.path, tmp_path / "run")))
+    last = other.path / "weights" / "last.safetensors"
+    tensors = read_tensors(last)
+    next(tensor for tensor in tensors.values() if tensor.is_floating_point()).view(-1)[-1] = value
+    write_tensors(tensors, last)
+    with pytest.raises(
+        DataError, match=r"last\.safetensors: expected finite weights, found NaN or infinity in"
+    ):
+        workflow.collapse(other, evaluate=False)
+
+
+def test_a_recipe_whose_images_are_too_small_for_its_network_is_not_inspected() -> None:
+    deep = ["backbone.widths=[2, 2, 2, 2, 2, 2]", "backbone.convs=[1, 1, 1, 1, 1, 1]", "data.size=[16, 24]"]
+    with pytest.raises(RecipeError, match="images of 16x24"):
+        workflow.inspect("scenes_quickstart", deep)
 
 
 def test_the_bundle_verifies_and_carries_the_accuracy(run: Run) -> None:

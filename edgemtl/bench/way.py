@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -42,7 +43,7 @@ class Way(msgspec.Struct, frozen=True):
         if self.file is not None:
             (file,) = self.files(manifest)
             session = sessions(folder / file.path, file, threads)
-            feeds = {tensor.name: _random(batch, *tensor.shape[1:]) for tensor in file.inputs}
+            feeds = {tensor.name: _random((batch, *tensor.shape[1:]), tensor.dtype) for tensor in file.inputs}
             return lambda: session.run(feeds)
         runner = BundleRunner(
             folder,
@@ -52,7 +53,7 @@ class Way(msgspec.Struct, frozen=True):
             sessions=sessions,
             manifest=manifest,
         )
-        image = _random(batch, 3, manifest.input.height, manifest.input.width)
+        image = _random((batch, 3, manifest.input.height, manifest.input.width))
         return lambda: runner(image)
 
 
@@ -68,5 +69,6 @@ def all_ways(manifest: Manifest) -> dict[str, dict[str, Way]]:
     }
 
 
-def _random(*shape: int) -> NDArray[np.float32]:
-    return np.random.default_rng(0).random(shape, dtype=np.float32)
+def _random(shape: tuple[int, ...], dtype: str = "float32") -> NDArray[Any]:
+    """Values between 0 and 1; of an integer type all 0, which as an index is always one that exists."""
+    return np.random.default_rng(0).random(shape, dtype=np.float32).astype(dtype)

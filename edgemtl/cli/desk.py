@@ -37,7 +37,7 @@ def train(
 ) -> None:
     """Train a recipe into a run."""
     from edgemtl import workflow
-    from edgemtl.launch import is_main_process, open_splits
+    from edgemtl.launch import is_main_process, rehearse
     from edgemtl.recipe import load
     from edgemtl.report.console import training_console
 
@@ -55,7 +55,7 @@ def train(
         changes = [*(overrides or []), *([f"training.devices={devices}"] if devices else [])]
         loaded = load(find_recipe(recipe), changes)
         if dry_run:
-            open_splits(loaded)
+            rehearse(loaded)
             show(workflow.inspect(recipe, changes), as_json=False)
             return
         run = workflow.train(loaded, out, twins=twins, watch=training_console)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LISTED = 20  # names, at most: a figure of a report has hundreds beside it
+
 
 class EdgemtlError(Exception):
     """The base of every expected failure: one line for a person, an exit code for a script.
@@ -60,7 +62,10 @@ class DataError(EdgemtlError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that offers the known name closest to ``name``, or lists all that are known."""
+    """A sentence that offers the known name closest to ``name``, or lists those that are known."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
-    return f"Did you mean `{close[0]}`?" if close else f"Known: {', '.join(names) or 'none'}."
+    if close:
+        return f"Did you mean `{close[0]}`?"
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"Known: {', '.join(names[:LISTED]) or 'none'}{more}."

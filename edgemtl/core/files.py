@@ -21,6 +21,22 @@ def json_bytes(value: object) -> bytes:
     return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
+def claim(path: Path) -> bool:
+    """Make a folder, and those that it is in; False where there is something already. Of several processes
+    that ask at once, one gets it.
+
+    Raises:
+        SetupError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return True
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, beside ``path``, that replaces it once the block has ended well.
@@ -54,13 +70,17 @@ def replacing(path: Path) -> Iterator[Path]:
             with suppress(OSError):  # what replaced or stopped it counts, not what is left of it
                 _remove(draft)
     except OSError as error:
-        found = error.strerror or str(error)
-        raise SetupError(
-            path,
-            expected="a place to write",
-            found=f"{error.filename}: {found}" if error.filename else found,
-            fix="Free disk space or permissions there, or choose another folder; nothing was overwritten.",
-        ) from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> SetupError:
+    found = error.strerror or str(error)
+    return SetupError(
+        path,
+        expected="a place to write",
+        found=f"{error.filename}: {found}" if error.filename else found,
+        fix="Free disk space or permissions there, or choose another folder; nothing was overwritten.",
+    )
 
 
 def _exchange(draft: Path, path: Path) -> None:

@@ -14,6 +14,7 @@ from edgemtl.core.files import replacing
 from edgemtl.tensors import load_without_code
 
 FORMAT = 1
+STATE = "state.pt"
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,10 +1,15 @@
-"""Devices, processes and precision."""
+"""Devices, processes and precision, and what processes tell each other."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from edgemtl.core.errors import RecipeError, SetupError
 from edgemtl.training.spec import Training
@@ -48,3 +53,30 @@ def make_fabric(spec: Training) -> Fabric:
         precision={"fp32": "32-true", "bf16": "bf16-mixed", "fp16": None}[spec.precision],
         plugins=[MixedPrecision("16-mixed", device)] if spec.precision == "fp16" else None,
     )
+
+
+def add_up(fabric: Fabric, tensor: Tensor) -> Tensor:
+    """The sum of a tensor of each process."""
+    if fabric.world_size == 1:
+        return tensor
+    # A copy: the collective writes into its argument. Fabric's own would put a barrier before each.
+    total = tensor.to(fabric.device, copy=True)
+    dist.all_reduce(total)
+    return total.to(tensor.device)
+
+
+def average_gradients(fabric: Fabric, parameters: Iterable[Tensor]) -> None:
+    """Give each parameter the mean of its gradients in all processes."""
+    if fabric.world_size > 1:
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        total = add_up(fabric, parameters_to_vector(gradients))
+        vector_to_parameters(total / fabric.world_size, gradients)
+
+
+def gather(fabric: Fabric, items: Iterable[str]) -> list[str]:
+    """The items of all processes, in the order of these."""
+    if fabric.world_size == 1:
+        return list(items)
+    parts: list[list[str]] = [[] for _ in range(fabric.world_size)]
+    dist.all_gather_object(parts, list(items))
+    return [item for part in parts for item in part]

@@ -52,6 +52,13 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 found=f"`{self.aggregation}`",
                 fix="Use update: routed, which alone has a gradient for each task.",
             )
+        if self.batch % (processes := self.devices * self.nodes):
+            raise RecipeError(
+                "$.training.batch",
+                expected=f"a multiple of the {processes} processes that share it",
+                found=str(self.batch),
+                fix=f"Use {self.batch + processes - self.batch % processes}.",
+            )
         if self.compile and self.update == "routed":
             raise RecipeError(
                 "$.training.compile",

@@ -7,18 +7,18 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 import torch
-import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
+from torch.nn.utils import clip_grad_norm_
 
 from edgemtl.balancing import Balancer
-from edgemtl.core.errors import DataError, TrainingError
+from edgemtl.core.errors import DataError
 from edgemtl.core.malloc import keep_freed_memory
 from edgemtl.core.report import Observer, Progress, Scores
 from edgemtl.data.augment import Augment
@@ -29,21 +29,18 @@ from edgemtl.model import MultitaskModel
 from edgemtl.tensors import write_tensors
 from edgemtl.training.aggregation import weighing
 from edgemtl.training.average import Average
-from edgemtl.training.checkpoint import Checkpoint
+from edgemtl.training.checkpoint import STATE, Checkpoint
 from edgemtl.training.distill import Distiller
+from edgemtl.training.divergence import check_finite
 from edgemtl.training.evaluate import Evaluation, evaluate
+from edgemtl.training.fabric import add_up, average_gradients, gather
 from edgemtl.training.log import Epoch, MetricsLog
 from edgemtl.training.objective import Objective
 from edgemtl.training.spec import Training
 from edgemtl.training.steps import UPDATES, check_update
 from edgemtl.training.syncnorm import synchronize_norms
 
-STATE, METRICS, LAST, BEST = (
-    "state.pt",
-    "metrics.jsonl",
-    "weights/last.safetensors",
-    "weights/best.safetensors",
-)
+METRICS, LAST, BEST = "metrics.jsonl", "weights/last.safetensors", "weights/best.safetensors"
 
 
 class Splits(NamedTuple):
@@ -74,12 +71,11 @@ class Trainer:
         *,
         seed: int,
         folder: Path,
-        observer: Observer | None = None,
         distiller: Distiller | None = None,
     ) -> None:
         self.fabric, self.spec, self.splits, self.seed, self.folder = fabric, spec, splits, seed, folder
         self.log = MetricsLog(folder / METRICS)
-        self.observer = observer if fabric.global_rank == 0 else None
+        self.observer: Observer | None = None
         if fabric.device.type == "cpu":
             keep_freed_memory()
         self.model: MultitaskModel = model.to(fabric.device)
@@ -87,6 +83,7 @@ class Trainer:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if fabric.world_size > 1:
             synchronize_norms(self.model)
+        self._add_up = partial(add_up, fabric)
         self.balancer = balancer.to(fabric.device)
         self.distiller = None if distiller is None else distiller.to(fabric.device)
         self.scaler = torch.amp.GradScaler(fabric.device.type, enabled=spec.precision == "fp16")
@@ -111,14 +108,16 @@ class Trainer:
         self._epoch = Epoch()
         self._last: Evaluation | None = None
 
-    def fit(self) -> Evaluation:
+    def fit(self, observer: Observer | None = None) -> Evaluation:
         """Train from ``self.step`` to the end; gives the evaluation of the final weights on ``splits.watch``.
-        What metrics.jsonl says of later epochs, from before a kill, is dropped.
+        What metrics.jsonl says of later epochs, from before a kill, is dropped. The ``observer`` is told of
+        every step.
 
         Raises:
             TrainingError: a loss is not finite. The last checkpoint stays.
             SetupError: the run's folder cannot be written.
         """
+        self.observer = observer
         if self.fabric.global_rank == 0:
             self.log.keep_until(self.step)
         before, saved = self.elapsed_s, time.monotonic()
@@ -133,15 +132,17 @@ class Trainer:
             if self.step % self.epoch_steps == 0:
                 self._end_epoch()
             if self.step % self.epoch_steps == 0 or time.monotonic() - saved > self.spec.checkpoint_every_s:
+                self._check_weights(batch)
                 self.save()
                 saved = time.monotonic()
             asked = time.monotonic()
         return self._last or self._evaluate()  # a run resumed at its end has not been evaluated here
 
     def save(self) -> None:
-        """Write the checkpoint and the weights; each file is replaced as a whole."""
+        """Write the weights and the checkpoint; each file is replaced as a whole."""
         if self.fabric.global_rank != 0:
             return
+        self._save_weights(LAST)  # first: a run whose checkpoint is of the last step does not come here again
         Checkpoint(
             step=self.step,
             elapsed_s=self.elapsed_s,
@@ -156,7 +157,6 @@ class Trainer:
             random_cuda=torch.cuda.get_rng_state() if self.fabric.device.type == "cuda" else None,
             epoch=msgspec.structs.asdict(self._epoch),
         ).save(self.folder / STATE)
-        self._save_weights(LAST)
 
     def restore(self) -> None:
         """Go back to the last checkpoint.
@@ -210,7 +210,7 @@ class Trainer:
             group["lr"] = rate * scale
         values: dict[str, float] = {}
         for losses in UPDATES[self.spec.update](self.objective, batch):
-            self._average_gradients()
+            average_gradients(self.fabric, self.objective.trained)
             if self.spec.clip_norm is not None:
                 self.scaler.unscale_(self.optimizer)
                 clip_grad_norm_(self.objective.trained, self.spec.clip_norm)
@@ -230,31 +230,19 @@ class Trainer:
             self._add_up(torch.stack([loss.detach() for loss in losses.values()])) / self.fabric.world_size
         )
         values = dict(zip(losses, shared.tolist(), strict=True))
-        for task, value in values.items():
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"task {task}, step {self.step}, batch {', '.join(batch.ids)}",
-                    expected="a finite loss",
-                    found=str(value),
-                    fix="Lower the learning rate, set clip_norm or check these samples; "
-                    f"the last good checkpoint is in {self.folder}.",
-                )
+        if not all(map(math.isfinite, values.values())):
+            ids = gather(self.fabric, batch.ids)
+            check_finite(values, f"step {self.step}, batch {', '.join(ids)}", self.folder)
         return values
 
-    def _average_gradients(self) -> None:
-        if self.fabric.world_size > 1:
-            gradients = [p.grad for p in self.objective.trained if p.grad is not None]
-            vector_to_parameters(
-                self._add_up(parameters_to_vector(gradients)) / self.fabric.world_size, gradients
-            )
-
-    def _add_up(self, tensor: Tensor) -> Tensor:
-        if self.fabric.world_size == 1:
-            return tensor
-        # A copy: the collective writes into its argument. Fabric's own would put a barrier before each.
-        total = tensor.to(self.fabric.device, copy=True)
-        dist.all_reduce(total)
-        return total.to(tensor.device)
+    def _check_weights(self, batch: Batch) -> None:
+        """Refuse weights that the last step spoiled: its loss was of those before. One process suffices, for
+        all have the same."""
+        if self.fabric.global_rank == 0:
+            self.model.eval()
+            with composed():
+                found = evaluate(self.model, self.model.tasks, [batch], self.fabric.device, losses=True)
+            check_finite(found.losses, f"step {self.step}, after its update", self.folder)
 
     def _end_epoch(self) -> None:
         epoch = self.step // self.epoch_steps
@@ -268,6 +256,7 @@ class Trainer:
         }
         if epoch % self.spec.evaluate_every == 0 or self.step == self.steps:
             self._last = found = self._evaluate()
+            check_finite(found.losses, f"step {self.step}, validation", self.folder)
             record |= {"validation_losses": found.losses, "validation": found.scores}
             self._tell(self._epoch.means(), found.scores)
             total = sum(found.losses.values())

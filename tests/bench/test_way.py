@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from edgemtl.bench.way import Way, all_ways
@@ -63,6 +66,24 @@ def test_a_way_runs_its_files_and_no_others(way: Way) -> None:
         name: 2 * (name in ran) for name in sessions
     }
     assert ran <= set(sessions)
+
+
+def test_a_file_alone_is_fed_what_it_declares() -> None:
+    """Indices of a pooling are integers, and one that does not exist would crash the runtime."""
+    file = MANIFEST.layouts["split"][-1]
+    tensor = msgspec.structs.replace(file.inputs[0], dtype="int64")
+    file = msgspec.structs.replace(file, inputs=(tensor,))
+    manifest = msgspec.structs.replace(MANIFEST, layouts={"split": (file,)})
+
+    class Indexed(FakeSession):
+        def run(self, feeds: Mapping[str, Any], outputs: Sequence[str] | None = None) -> dict[str, Any]:
+            assert feeds[tensor.name].dtype == np.int64
+            assert feeds[tensor.name].shape == (2, *tensor.shape[1:])
+            assert not feeds[tensor.name].any()
+            return super().run(feeds, outputs)
+
+    run = Way("split", TASKS, file.name).open(TINY, manifest, 2, 1, lambda path, file, threads: Indexed(file))
+    run()
 
 
 def test_a_batch_that_the_bundle_does_not_take() -> None:

@@ -50,3 +50,8 @@ def test_the_nearest_name_is_offered() -> None:
 def test_without_a_near_name_all_are_listed() -> None:
     assert nearest("x", ["normals", "depth"]) == "Known: depth, normals."
     assert nearest("x", []) == "Known: none."
+
+
+def test_of_many_names_the_first_are_listed() -> None:
+    names = [f"{index:02}" for index in range(30)]
+    assert nearest("x", names) == f"Known: {', '.join(names[:20])} and 10 more."

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from edgemtl.core import files
 from edgemtl.core.errors import RecipeError, SetupError
-from edgemtl.core.files import replacing
+from edgemtl.core.files import claim, replacing
 
 
 def write(draft: Path, text: str, kind: str) -> None:
@@ -28,6 +29,19 @@ def read(path: Path, kind: str) -> str:
 @pytest.fixture(params=["file", "folder"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+def test_of_many_who_ask_for_a_folder_at_once_one_gets_it(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        for attempt in range(50):
+            asked = [tmp_path / "deep" / str(attempt)] * 8
+            assert sorted(threads.map(claim, asked)) == [False] * 7 + [True]
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_the_setup(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SetupError, match="a place to write"):
+        claim(tmp_path / "file" / "folder")
 
 
 def test_what_was_written_takes_the_place(tmp_path: Path, kind: str) -> None:

@@ -4,10 +4,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy, SingleDeviceStrategy
 
 from edgemtl.core.errors import RecipeError, SetupError
-from edgemtl.training.fabric import make_fabric
+from edgemtl.training.fabric import gather, make_fabric
 from edgemtl.training.spec import Training
 
 CPU = {"accelerator": "cpu"}
@@ -69,3 +70,15 @@ def test_more_devices_than_there_are_is_an_error_of_the_setup(monkeypatch: pytes
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(SetupError, match=r"\$\.training\.devices: expected at most 1 devices, found 2"):
         make_fabric(Training(devices=2))
+
+
+def test_processes_gather_what_each_of_them_has() -> None:
+    """In the order of the processes, as many items as each has."""
+    fabric = make_fabric(Training(**CPU))
+    assert gather(fabric, ("a", "b")) == ["a", "b"]
+    assert make_fabric(Training(**CPU, devices=2)).launch(_gathered) == ["0", "1", "1"]
+
+
+def _gathered(fabric: Fabric) -> list[str]:
+    rank = fabric.global_rank
+    return gather(fabric, [str(rank)] * (rank + 1))

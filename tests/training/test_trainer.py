@@ -19,6 +19,7 @@ from edgemtl import workflow
 from edgemtl.core.errors import DataError, EdgemtlError, SetupError, TrainingError
 from edgemtl.data import Scenes
 from edgemtl.run import Run
+from edgemtl.training import trainer
 from edgemtl.training.trainer import Trainer
 from tests.tiny import as_yaml, tiny
 from tests.training.stopping import StopError, stop_at
@@ -174,13 +175,62 @@ def test_a_loss_that_is_not_finite_names_task_step_and_batch_and_keeps_the_last_
     assert all(v.isfinite().all() for v in weights(tmp_path / "run").values())
 
 
+def test_weights_that_a_step_spoiled_are_never_saved(tmp_path: Path) -> None:
+    """The loss of a step is of the weights before it: nothing else has looked at the new ones yet."""
+    run = workflow.train(tiny("training.epochs=1"), tmp_path / "run")
+    files = ["state.pt", "metrics.jsonl", "weights/last.safetensors"]
+    before = [(run.path / name).read_bytes() for name in files]
+    recipe = (run.path / "recipe.yaml").read_text()
+    recipe = recipe.replace("epochs: 1", "epochs: 2").replace("lr: 0.01", "lr: 1.0e+30")
+    # Save after every step.
+    recipe = recipe.replace("checkpoint_every_s: 60.0", "checkpoint_every_s: 1.0e-09")
+    (run.path / "recipe.yaml").write_text(recipe)
+    with pytest.raises(TrainingError, match=r"step 5, after its update: .*last good checkpoint"):
+        workflow.resume(run.path)
+    assert [(run.path / name).read_bytes() for name in files] == before
+
+
+def test_the_first_step_may_be_the_one_that_diverges(tmp_path: Path) -> None:
+    """A step an epoch: the loss of the only step is finite, that of the validation is not."""
+    recipe = tiny("training.optimizer={type: sgd, lr: 1.0e+30}", "training.batch=16", "training.epochs=1")
+    with pytest.raises(TrainingError, match=r"step 1, validation: .*none was saved"):
+        workflow.train(recipe, tmp_path / "run")
+    assert not list(tmp_path.rglob("state.pt"))
+    assert not list(tmp_path.rglob("last.safetensors"))
+    assert not (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("dies", ["write_tensors", "Checkpoint"])
+def test_a_run_that_dies_within_its_last_save_is_resumed_to_the_same_weights(
+    dies: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = workflow.train(tiny(), tmp_path / "whole")
+    save = Trainer.save
+
+    def die(*args: object, **named: object) -> None:
+        raise StopError
+
+    with monkeypatch.context() as patch, pytest.raises(StopError):
+
+        def last_save(self: Trainer) -> None:
+            if self.step == self.steps:
+                patch.setattr(trainer, dies, die)
+            save(self)
+
+        patch.setattr(Trainer, "save", last_save)
+        workflow.train(tiny(), tmp_path / "parts")
+    resumed = workflow.resume(tmp_path / "parts")
+    assert same(weights(whole.path), weights(resumed.path))
+
+
 def test_a_full_disk_is_named_and_the_last_checkpoint_stays(tmp_path: Path) -> None:
-    """A real limit on the size of files: the first checkpoint is cut off while it is written."""
+    """A real limit on the size of files: the first file of a checkpoint is cut off while it is written."""
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(as_yaml())
     run = tmp_path / "run"
     workflow.train(tiny("training.epochs=1"), run)
-    before = (run / "state.pt").read_bytes()
+    files = [run / "state.pt", run / "weights" / "last.safetensors"]
+    before = [path.read_bytes() for path in files]
     (run / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace("epochs: 1", "epochs: 2"))
     limited = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
@@ -189,9 +239,9 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_stays(tmp_path: Path) -> N
     )
     found = subprocess.run([sys.executable, "-c", limited, str(run)], capture_output=True, text=True)
     assert found.returncode == SetupError.exit_code, found.stderr
-    assert "state.pt" in found.stderr
+    assert "last.safetensors" in found.stderr
     assert "Free disk space" in found.stderr
-    assert (run / "state.pt").read_bytes() == before
+    assert [path.read_bytes() for path in files] == before
     assert not list(run.rglob("*.part"))
 
 
