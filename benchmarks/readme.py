@@ -125,6 +125,7 @@ def evidence() -> str:
             same, twins = found.cells[cell].against_plain, found.cells[cell].against_twins
             label = (
                 cell.replace("-uncertainty", "")
+                .replace("-long", f", {runs.cells[cell].epochs} epochs")
                 .replace("-", ", ")
                 .replace("factorized", "factorized (spatial)")
             )

@@ -58,11 +58,12 @@ class Size(_Part, frozen=True, kw_only=True):
 
 class Extra(_Part, frozen=True, kw_only=True):
     """The cell ``like`` with more overrides, in which ``${twins}`` is a folder of the twins of its seed, by
-    task.
+    task, or trained for other ``epochs`` than the grid's.
     """
 
     like: str
-    overrides: Overrides
+    overrides: Overrides = ()
+    epochs: Count | None = None
 
 
 class Round(_Part, frozen=True, kw_only=True):
@@ -90,7 +91,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """One thing to compare. ``plain`` is the cell with plain kernels, the same balancing and size ('' for a
-    twin). ``rate_of`` names the cell whose rate it takes.
+    twin). ``rate_of`` names the cell whose rate it takes; without ``epochs`` it takes the grid's.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     overrides: Overrides
     candidates: tuple[Candidate, ...]
     rate_of: str
+    epochs: int | None = None
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,7 +147,8 @@ class Grid(_Part, frozen=True, kw_only=True):
                 name, plain = f"{label}-{weights}", f"{PLAIN}-{weights}"
                 found[name] = self._base(name, (*method.overrides, *own), method.lr_scales, plain)
         for name, extra in self.extras.items():
-            found[name] = _varied(_known(extra.like, found), name, extra.overrides)
+            cell = _varied(_known(extra.like, found), name, extra.overrides)
+            found[name] = msgspec.structs.replace(cell, epochs=extra.epochs)
         for label, size in self.sizes.items():
             for name in (*self.twin_cells(""), *size.cells):
                 cell = _varied(_known(name, found), sized(name, label), size.overrides)
@@ -223,12 +226,13 @@ class Grid(_Part, frozen=True, kw_only=True):
         ]
 
     def _final(self, cell: Cell, seed: int, rate: Candidate | None) -> Job:
-        shared = (*self.common, *cell.overrides, f"training.epochs={self.epochs}", f"seed={seed}")
+        epochs = cell.epochs or self.epochs
+        shared = (*self.common, *cell.overrides, f"training.epochs={epochs}", f"seed={seed}")
         return Job(
             name=f"{cell.name}-s{seed}",
             cell=cell.name,
             seed=seed,
-            epochs=self.epochs,
+            epochs=epochs,
             stage="final",
             split="val",
             overrides=(*shared, *(rate or cell.candidates[0]).overrides),

@@ -86,6 +86,14 @@ def test_sizes_and_extras_take_the_rate_of_the_cell_that_they_vary() -> None:
     assert taught.needs == ("twin_depth-s1", "twin_segmentation-s1")
 
 
+def test_an_extra_may_train_for_longer() -> None:
+    grid = made_up(extras={"long": {"like": "plain-equal", "epochs": 6}})
+    jobs = {job.name: job for job in grid.jobs({})}
+    assert (jobs["long-s0"].epochs, jobs["plain-equal-s0"].epochs) == (6, grid.epochs)
+    assert "training.epochs=6" in jobs["long-s0"].overrides
+    assert grid.cells["long"].rate_of == "plain-equal"
+
+
 @pytest.mark.parametrize(
     "changes",
     [
