@@ -92,14 +92,18 @@ def int8() -> str:
 
 
 def others() -> str:
-    """Start, and the synthetic rooms."""
+    """Compiled steps, start, and the synthetic rooms."""
     found = findings("startup") | findings("scenes")
+    compiled = [f"{finding.value:.2f}" for finding in findings("compiled").values()]
+    first_s = max(result("compiled").raw["first_step_s"].values())
     ms = result("startup").raw["median_ms"]
     start = found["start: edgemtl --help / import typer, rich.table"]
     load = found["start: import BundleRunner, onnxruntime / import numpy, onnxruntime"]
     narrow, twice, gained = (value.value for name, value in found.items() if name.startswith("Delta_m"))
     waiting = [value.value for name, value in found.items() if name.startswith("share of a step waiting")]
     lines = [
+        f"With `training.compile: true` steps of the compact network take {min(compiled)} to {max(compiled)} "
+        f"of their time, by kernel method, after up to {first_s:.0f} s for the first.",
         f"`edgemtl --help` takes {_cell(start)} times as long as `import typer, rich.table`.",
         f"The runner and ONNX Runtime are imported in {ms['import BundleRunner, onnxruntime']:.0f} ms: "
         f"{_cell(load)} times the {ms['import numpy, onnxruntime']:.0f} ms of `import numpy, onnxruntime`.",

@@ -71,7 +71,7 @@ SEGNET = Setting(
     recipe="nyuv2_segnet",
     size=(288, 384),
     batch=4,
-    rounds=5,
+    rounds=15,
     rivals=(PLAIN, ROUTED, *IN_WEIGHT_SPACE),
     at_most={**dict.fromkeys(IN_WEIGHT_SPACE, 1.15), JOINT: 1.10, ROUTED: 2.5},
 )
@@ -143,7 +143,7 @@ class Bout:
             self.optimizer.step()
             self.optimizer.zero_grad()
 
-    def profile(self, steps: int = 5) -> dict[str, float]:
+    def profile(self, steps: int = 3) -> dict[str, float]:
         """Where the time of a joint step goes: the median milliseconds of each part."""
         parts: dict[str, list[float]] = {"compose": [], "forward": [], "backward": [], "optimizer": []}
         for _ in range(steps):
