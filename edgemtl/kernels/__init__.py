@@ -12,7 +12,7 @@ from edgemtl.kernels.plain import Plain
 from edgemtl.kernels.repvgg import RepVGG
 from edgemtl.kernels.residual import Residual
 from edgemtl.kernels.state import composed_state
-from edgemtl.kernels.weight import Factor, Kernel, composed, factors, parametrized, refactor, weight_of
+from edgemtl.kernels.weight import Factor, Kernel, composed, factors, parametrized, weight_of
 
 KernelSpec = Plain | Factorized | DOConv | ExpandNet | Residual | RepVGG | ACNet | DBB | MobileOne
 
@@ -36,6 +36,5 @@ __all__ = [
     "layers_of",
     "overparameterize",
     "parametrized",
-    "refactor",
     "weight_of",
 ]

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -150,18 +149,6 @@ def parametrized(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def factors(layer: nn.Module) -> list[Factor]:
     """The factors of a parametrized layer, in the order in which its kernel composes them."""
     return _factors(_composition(layer))
-
-
-@torch.no_grad()
-def refactor(layer: nn.Module) -> None:
-    """Give the factors of a parametrized layer the values that they would start from with the kernel that
-    they compose now; it stays what it is up to rounding.
-    """
-    composition = _composition(layer)
-    kernel = composition[0]
-    assert isinstance(kernel, Kernel)
-    for factor, value in zip(_factors(composition), kernel.right_inverse(weight_of(layer)), strict=True):
-        factor.parameter.copy_(value)
 
 
 def weight_of(layer: nn.Module) -> Tensor:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from edgemtl.balancing import Balancer, Losses
 from edgemtl.core.errors import RecipeError
 from edgemtl.data.base import Batch
-from edgemtl.kernels import Factor, factors, parametrized, refactor, weight_of
+from edgemtl.kernels import Factor, factors, parametrized, weight_of
 from edgemtl.model import Features, MultitaskModel
 from edgemtl.tasks.base import LossSum
 from edgemtl.training.aggregation import Weigh, equally
 from edgemtl.training.distill import Distiller
-from edgemtl.training.optim import Optimizer, Trained, forget, together
+from edgemtl.training.optim import Optimizer, Trained, together
 
 
 class Objective:
@@ -90,13 +90,6 @@ class Objective:
             )
         groups = factor_spec.groups(_trained(factor, None) for factor in self.factors)
         return together([spec.build(spec.groups(rest)), factor_spec.build(groups)])
-
-    def refactor(self, optimizer: torch.optim.Optimizer) -> None:
-        """Factor every kernel anew. What the optimizer knows of the factors before is dropped, but for those
-        that are kernels themselves."""
-        for layer in self.composed:
-            refactor(layer)
-        forget(optimizer, (factor.parameter for factor in self.factors if not factor.kernel))
 
     def losses(self, batch: Batch, tasks: Sequence[str] | None = None) -> tuple[Losses, Losses]:
         """One forward pass: the losses as they are, for the eye, and balanced, to descend. The distance to a

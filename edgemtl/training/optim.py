@@ -132,14 +132,6 @@ def together(parts: Sequence[torch.optim.Optimizer]) -> torch.optim.Optimizer:
     return parts[0] if len(parts) == 1 else Together(parts)
 
 
-def forget(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> None:
-    """Let an optimizer begin with some parameters as if it had made no step with them."""
-    parts = optimizer.parts if isinstance(optimizer, Together) else (optimizer,)
-    for parameter in parameters:
-        for part in parts:
-            part.state.pop(parameter, None)
-
-
 def _only(chosen: Callable[[nn.Parameter], bool], groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The groups with some of their parameters, without those of which nothing is left."""
     kept = [{**group, "params": [p for p in group["params"] if chosen(p)]} for group in groups]

@@ -20,9 +20,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     factors of kernels, which ``optimizer`` trains too without it. ``update``: see ``training.steps``,
     ``aggregation``: ``training.aggregation``, ``distill``: ``training.distill``. ``ema``: decay of an average
     of the weights, which is then what is evaluated, saved and collapsed. ``workers`` load data beside the
-    training process. ``refactor_every``, in epochs: compose every kernel and factor it anew (Lialin et al.
-    2023 restart low-rank factors so). ``evaluate_every`` counts epochs, ``checkpoint_every_s`` seconds; a
-    checkpoint is also written after every epoch.
+    training process. ``evaluate_every`` counts epochs, ``checkpoint_every_s`` seconds; a checkpoint is also
+    written after every epoch.
     """
 
     epochs: Count = 20
@@ -35,7 +34,6 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     distill: Distill | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     clip_norm: Positive | None = None
-    refactor_every: Count | None = None
     ema: Annotated[float, msgspec.Meta(gt=0, lt=1)] | None = None
     channels_last: bool = False
     compile: bool = False

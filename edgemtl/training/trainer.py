@@ -265,8 +265,6 @@ class Trainer:
                 self._save_weights(BEST)
         if self.fabric.global_rank == 0:
             self.log.append(record)
-        if self.spec.refactor_every and epoch % self.spec.refactor_every == 0 and self.step < self.steps:
-            self.objective.refactor(self.optimizer)
         self.balancer.end_epoch(self._epoch.means())
         self._epoch = Epoch()
 

@@ -8,11 +8,9 @@ from edgemtl.balancing import DWA, Balancer, Balancing, Fixed, Uncertainty
 from edgemtl.core.errors import RecipeError
 from edgemtl.data import Batch
 from edgemtl.kernels import DOConv, Factorized, KernelMethod, Plain, factors, parametrized
-from edgemtl.run import build_model
 from edgemtl.training.objective import Objective
 from edgemtl.training.optim import SGD, Adam, AdamW, Optimizer
 from tests.contracts.networks import SIZE, TASKS, network
-from tests.tiny import tiny
 
 
 def labeled(depth: torch.Tensor) -> Batch:
@@ -129,19 +127,3 @@ def test_factors_decay_as_their_method_says_or_else_their_optimizer(
     found = decays(Factorized(weight_decay=own), Fixed().build(tuple(TASKS)), AdamW(weight_decay=0.25))
     assert {decay for name, decay in found.items() if ".original" in name} == {expected}
     assert {decay for name, decay in found.items() if ".original" not in name} == {0.5}
-
-
-@pytest.mark.parametrize("kernel", ["factorized", "residual", "doconv", "expandnet"])
-def test_factoring_anew_keeps_kernels_and_drops_what_the_optimizer_knew_of_factors(kernel: str) -> None:
-    recipe = tiny(f"kernel={kernel}", "plan={}")
-    objective = Objective(build_model(recipe), recipe.balancing.build(tuple(recipe.tasks)))
-    optimizer = objective.optimizer(recipe.training.optimizer)
-    for parameter in objective.trained:
-        parameter.grad = torch.randn_like(parameter)
-    optimizer.step()
-    before = [kernel.detach().clone() for kernel in objective.compose()]
-    objective.refactor(optimizer)
-    for old, new in zip(before, objective.compose(), strict=True):
-        torch.testing.assert_close(new, old, rtol=1e-4, atol=1e-5)
-    for factor in objective.factors:
-        assert (factor.parameter in optimizer.state) == factor.kernel
