@@ -226,9 +226,11 @@ def open_splits(recipe: Recipe) -> tuple[Recipe, Splits]:
 
 
 def _check_labeled(training: Dataset, tasks: Mapping[str, Task]) -> None:
-    """Look for a valid pixel of every task: the first sample has them, as a rule."""
+    """Look for a valid pixel of every task. The first sample has them, as a rule; where few have, they may
+    lie together, so the others come in random order."""
     waiting = {name: task.label_name for name, task in tasks.items()}
-    for sample in (training[index] for index in range(len(training))):
+    others = np.random.default_rng(0).permutation(len(training))
+    for sample in (training[int(index)] for index in (0, *others)):
         for name, label in list(waiting.items()):
             if training.labels[label].valid(sample.labels[label]).any():
                 del waiting[name]
