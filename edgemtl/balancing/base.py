@@ -7,12 +7,16 @@ give a scalar, such as torchjd's scalarizers, do not fit, so members write their
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated
 
 import msgspec
 from torch import Tensor, nn
 
+from edgemtl.core.errors import RecipeError, nearest
+
 Losses = dict[str, Tensor]
+Weights = dict[str, Annotated[float, msgspec.Meta(ge=0)]]
 
 
 class Balancer(nn.Module, ABC):
@@ -41,3 +45,19 @@ class Balancing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             RecipeError: the spec names a task that is not there.
         """
         raise NotImplementedError
+
+
+def check_weights(weights: Iterable[str], tasks: Sequence[str]) -> None:
+    """That weights are those of tasks.
+
+    Raises:
+        RecipeError: one is of a task that is not there.
+    """
+    for task in weights:
+        if task not in tasks:
+            raise RecipeError(
+                f"$.balancing.weights.{task}",
+                expected="a task of this recipe",
+                found=f"`{task}`",
+                fix=nearest(task, tasks),
+            )

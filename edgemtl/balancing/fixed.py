@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
 
-import msgspec
-
-from edgemtl.balancing.base import Balancer, Balancing, Losses
-from edgemtl.core.errors import RecipeError, nearest
+from edgemtl.balancing.base import Balancer, Balancing, Losses, Weights, check_weights
 
 
 class Fixed(Balancing, frozen=True, kw_only=True, tag="fixed"):
     """``weights`` by task; a task that is not named has weight 1."""
 
-    weights: dict[str, Annotated[float, msgspec.Meta(ge=0)]] = {}
+    weights: Weights = {}
 
     def build(self, tasks: Sequence[str]) -> Balancer:
         """A balancer that multiplies each loss by its weight."""
-        for task in self.weights:
-            if task not in tasks:
-                raise RecipeError(
-                    f"$.balancing.weights.{task}",
-                    expected="a task of this recipe",
-                    found=f"`{task}`",
-                    fix=nearest(task, tasks),
-                )
+        check_weights(self.weights, tasks)
         return _Fixed(self.weights)
 
 

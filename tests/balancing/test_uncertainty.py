@@ -40,3 +40,26 @@ def test_it_settles_where_tasks_count_by_the_relative_change_of_their_losses() -
         optimizer.zero_grad()
     settled = [log_variance.item() for log_variance in balancer.parameters()]
     assert settled == pytest.approx([math.log(loss) for loss in losses.values()], abs=1e-3)
+
+
+def test_weights_say_what_counts_more_wherever_the_losses_lie() -> None:
+    plain = Uncertainty().build(TASKS)
+    weighted = Uncertainty(weights={"normals": 2, "depth": 0.5}).build(TASKS)
+    losses = {task: torch.tensor(loss) for task, loss in zip(TASKS, (4.0, 0.25, 1.0), strict=True)}
+    expected = plain(losses)
+    found = weighted(losses)
+    assert found == {
+        "segmentation": expected["segmentation"],
+        "depth": 0.5 * expected["depth"],
+        "normals": 2 * expected["normals"],
+    }
+
+
+def test_a_weight_moves_no_log_variance_from_where_it_settles() -> None:
+    balancer = Uncertainty(weights={"normals": 3}).build(TASKS)
+    losses = {task: torch.tensor(loss) for task, loss in zip(TASKS, (4.0, 0.25, 1.0), strict=True)}
+    with torch.no_grad():
+        for log_variance, loss in zip(balancer.parameters(), losses.values(), strict=True):
+            log_variance.fill_(loss.log())
+    sum(balancer(losses).values()).backward()
+    assert [log_variance.grad.item() for log_variance in balancer.parameters()] == pytest.approx([0, 0, 0])

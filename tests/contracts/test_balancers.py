@@ -10,11 +10,14 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor
 
-from edgemtl.balancing import Balancer, Balancing, BalancingSpec, Fixed
+from edgemtl.balancing import Balancer, Balancing, BalancingSpec, Fixed, Uncertainty
 from edgemtl.core.errors import RecipeError
 
 TASKS = ("segmentation", "depth", "normals")
-EXAMPLES: dict[type[Balancing], Balancing] = {Fixed: Fixed(weights={"depth": 0.5})}
+EXAMPLES: dict[type[Balancing], Balancing] = {
+    Fixed: Fixed(weights={"depth": 0.5}),
+    Uncertainty: Uncertainty(weights={"depth": 0.5}),
+}
 
 
 @pytest.fixture(params=get_args(BalancingSpec), ids=lambda member: member.__name__)
@@ -83,7 +86,7 @@ def test_what_it_learns_is_saved_and_resumed(spec: Balancing, epochs: int) -> No
             either.end_epoch({"segmentation": 1.0, "depth": 0.5, "normals": 2.0})
 
 
-@pytest.mark.parametrize("spec", [Fixed(weights={"dpeth": 2.0})], ids=lambda spec: type(spec).__name__)
-def test_a_task_that_is_not_there_is_refused(spec: Balancing) -> None:
+@pytest.mark.parametrize("member", [Fixed, Uncertainty])
+def test_a_task_that_is_not_there_is_refused(member: type[Fixed | Uncertainty]) -> None:
     with pytest.raises(RecipeError, match=r"\$\.balancing\..*found `dpeth`. Did you mean `depth`\?"):
-        spec.build(TASKS)
+        member(weights={"dpeth": 2.0}).build(TASKS)
