@@ -117,7 +117,8 @@ def others() -> str:
 
 
 def evidence() -> str:
-    """Cells with uncertainty weights of the grids of either optimizer, and the twins."""
+    """The cells of the grids of either optimizer, less those with equal weights and of other sizes, and the
+    twins."""
     rows = []
     adam = Runs(read_grid(HERE / "evidence" / "grids" / "cpu.yaml"))
     for optimizer, name in (("Adam", "cpu"), ("Muon", "muon")):
@@ -125,7 +126,8 @@ def evidence() -> str:
         found = analyze(runs.grid)
         for cell in _cells(found):
             own, base = runs.of(cell), adam.of("plain-uncertainty")
-            over = gain(scores_of(own), scores_of(base), next(iter(own.values())).metrics)
+            alike = own != base and runs.cells[cell].epochs is None
+            over = gain(scores_of(own), scores_of(base), next(iter(own.values())).metrics) if alike else None
             same, twins = found.cells[cell].against_plain, found.cells[cell].against_twins
             label = (
                 cell.replace("-uncertainty", "")
@@ -133,20 +135,21 @@ def evidence() -> str:
                 .replace("-", ", ")
                 .replace("factorized", "factorized (spatial)")
             )
-            gains = [_gain(each and each.overall) for each in (over if own != base else None, same, twins)]
-            rows.append(
-                [f"{optimizer}, {label}", str(len(own)), *_scores(found, dict.fromkeys(TASKS, cell)), *gains]
-            )
+            gains = [_gain(each and each.overall) for each in (over, same, twins)]
+            by_task = " / ".join(f"{twins.tasks[task].mean:+.1f}" for task in TASKS) if twins else ""
+            scores = _scores(found, dict.fromkeys(TASKS, cell))
+            rows.append([f"{optimizer}, {label}", str(len(own)), *scores, *gains, by_task])
         twin_cells = {task: f"twin_{task}" for task in TASKS}
         seeds = min(len(found.cells[cell].seeds) for cell in twin_cells.values())
         rows.append(
-            [f"{optimizer}, twins (three networks)", str(seeds), *_scores(found, twin_cells), "", "", "0"]
+            [f"{optimizer}, twins (three networks)", str(seeds), *_scores(found, twin_cells), "", "", "0", ""]
         )
     head = ["optimizer, kernels", "seeds", "mIoU", "depth abs, m", "normals, degree"]
     deltas = [
         "Delta_m over plain with Adam, %",
         "over plain, same optimizer, %",
         "against twins, same optimizer, %",
+        "the same by task",
     ]
     return _table([*head, *deltas], rows)
 
@@ -165,7 +168,9 @@ def written(text: str) -> str:
 def _cells(found: Evidence) -> list[str]:
     """Of the grid's own size, plain first, the distilled ones last."""
     cells = [
-        name for name in found.cells if "-uncertainty" in name and not name.startswith(("narrow", "wide"))
+        name
+        for name in found.cells
+        if re.search("-uncertainty|-weighted", name) and not name.startswith(("narrow", "wide"))
     ]
     return sorted(cells, key=lambda name: (name != "plain-uncertainty", name.endswith("distilled")))
 

@@ -61,8 +61,8 @@ class Runs:
         return {seed: {k: v for twin in twins for k, v in twin[seed].scores.items()} for seed in seeds}
 
     def plain_of(self, cell: Cell) -> dict[int, Finished]:
-        """The runs of plain kernels with a cell's size and balancing; none for those cells themselves."""
-        return self.of(cell.plain) if cell.plain != cell.name else {}
+        """The runs of plain kernels with a cell's size, balancing and epochs; none for those cells."""
+        return self.of(cell.plain) if cell.plain != cell.name and cell.epochs is None else {}
 
     def tried(self, cell: Cell) -> dict[str, float]:
         """Delta_m of the rates that were tried for a cell, against their mean, on the holdout."""

@@ -120,12 +120,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Grid(_Part, frozen=True, kw_only=True):
-    """A file of ``grids/``. ``common`` overrides hold for every run."""
+    """A file of ``grids/``. ``common`` overrides hold for every run; final runs are scored on ``split``,
+    which is the test set unless the grid itself asks what to choose.
+    """
 
     name: str
     recipe: str
     epochs: Count
     common: Overrides = ()
+    split: str = "val"
     selection: Selection
     twins: dict[str, Overrides]
     methods: dict[str, Method]
@@ -234,7 +237,7 @@ class Grid(_Part, frozen=True, kw_only=True):
             seed=seed,
             epochs=epochs,
             stage="final",
-            split="val",
+            split=self.split,
             overrides=(*shared, *(rate or cell.candidates[0]).overrides),
             tuned=rate is not None,
             needs=tuple(f"{name}-s{seed}" for name in self.twin_cells(""))

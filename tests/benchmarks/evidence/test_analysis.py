@@ -82,6 +82,17 @@ def test_differences_are_paired_by_seed(results: Path) -> None:
     assert not evidence.missing
 
 
+def test_who_trains_for_longer_is_compared_to_the_twins_alone(results: Path) -> None:
+    grid = msgspec.convert(
+        {**msgspec.to_builtins(recorded()), "extras": {"long": {"like": "factorized-equal", "epochs": 99}}},
+        Grid,
+    )
+    record_all(grid, {"long-s0": BETTER})
+    cell = analyze(grid).cells["long"]
+    assert cell.against_twins is not None
+    assert cell.against_plain is None, "plain kernels have not trained for as long"
+
+
 def test_a_seed_without_its_twins_has_no_gain(results: Path) -> None:
     grid = recorded()
     record_all(grid, {"twin_depth-s1": TWIN, "plain-equal-s1": PLAIN})
