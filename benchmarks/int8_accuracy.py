@@ -25,7 +25,7 @@ from edgemtl.export.budget import parse_budget
 from edgemtl.export.precision import Lowering
 from edgemtl.run import Run
 from edgemtl.runtime.runner import BundleRunner
-from edgemtl.training.evaluate import evaluate, of_arrays
+from edgemtl.training.evaluate import of_arrays, score
 
 # What int8 may lose: points of mIoU, a share of the error of depth, degrees.
 LIMITS = {
@@ -101,7 +101,7 @@ def measure(run: Run, quick: bool) -> Outcome:
 def scored(run: Run, bundle: Path) -> Scores:
     """The metrics of a bundle's files over the whole val split."""
     batches = eval_batches(run.recipe.data.dataset("val"), batch=1)
-    return evaluate(of_arrays(BundleRunner(bundle)), run.recipe.tasks, batches).scores
+    return score(of_arrays(BundleRunner(bundle)), run.recipe.tasks, batches)
 
 
 def findings(scores: dict[str, Scores]) -> Iterator[Finding]:

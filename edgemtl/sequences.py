@@ -23,7 +23,7 @@ from edgemtl.runtime.runner import BundleRunner
 from edgemtl.runtime.schedule import parse_rates
 from edgemtl.runtime.session import Array, recording
 from edgemtl.runtime.video import Keyframes, VideoRunner, video_layout
-from edgemtl.training.evaluate import evaluate, of_arrays
+from edgemtl.training.evaluate import of_arrays, score
 
 _LOG = logging.getLogger(__name__)
 
@@ -94,5 +94,5 @@ def _film(video: VideoRunner, run: Run, dataset: Dataset) -> _Filmed:
             video.reset()
         return together(in_batches(film, image, batch))
 
-    found = evaluate(of_arrays(predict), run.recipe.tasks, eval_batches(dataset, batch=1))
-    return _Filmed(found.scores, {task: ages[task] / len(dataset) for task in run.recipe.tasks})
+    scores = score(of_arrays(predict), run.recipe.tasks, eval_batches(dataset, batch=1))
+    return _Filmed(scores, {task: ages[task] / len(dataset) for task in run.recipe.tasks})

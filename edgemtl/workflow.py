@@ -33,8 +33,7 @@ from edgemtl.runtime.runner import BundleRunner
 from edgemtl.runtime.video import Keyframes
 from edgemtl.sequences import evaluate_video
 from edgemtl.tasks import Task
-from edgemtl.training.evaluate import Predict, of_arrays
-from edgemtl.training.evaluate import evaluate as evaluate_network
+from edgemtl.training.evaluate import Predict, of_arrays, score
 from edgemtl.twins import TWINS, open_twins, twin_of
 
 _LOG = logging.getLogger(__name__)
@@ -74,7 +73,8 @@ def collapse(run: Run, *, weights: str = "last", evaluate: bool = True) -> Colla
     """Collapse a run's network into run/collapsed; with ``evaluate``, measure both networks on the val split.
 
     Raises:
-        GateError: the collapsed network does not compute the same. Nothing is written.
+        GateError: the collapsed network does not compute the same, or a metric is not finite. Nothing is
+            written.
         DataError: the run has no such weights, or its data are gone.
     """
     sha256 = run.weights_sha256(weights)  # before they are read: training may go on meanwhile
@@ -144,6 +144,7 @@ def evaluate(
     Raises:
         DataError: the subject, its data or the baseline are missing or damaged.
         BundleError: what rates are for is no bundle.
+        GateError: a metric is not finite.
         RecipeError: there is no such network, a video cannot be run so, or something else is named that would
             not be used.
     """
@@ -252,7 +253,7 @@ def _eager(model: torch.nn.Module) -> Predict:
 
 def _scores(predict: Predict, tasks: Mapping[str, Task], dataset: Dataset, batch: int) -> Scores:
     with composed():
-        return evaluate_network(predict, tasks, eval_batches(dataset, batch=batch)).scores
+        return score(predict, tasks, eval_batches(dataset, batch=batch))
 
 
 def _against_own_twins(report: EvalReport, run: Run) -> EvalReport:

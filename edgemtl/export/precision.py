@@ -130,7 +130,7 @@ def lower(
         golden: [N, 3, H, W] in 0..1.
 
     Raises:
-        GateError: the budget cannot be kept, or the network leaves the range of float16.
+        GateError: the budget cannot be kept, or the network leaves the range of its precision.
     """
     chosen = _kept(parts, tuple(metrics), precision, spec)
     sensitivity: dict[str, float] = {}
@@ -152,12 +152,15 @@ def lower(
     for path in (folder / file.path for file in files):
         onnx.save(network.lowered(extract(corrected, onnx.load(path)), chosen), path)
     exact, outputs = _predict_all(network.joined, golden), _predict_all(merged, golden)
+    scores = measure(_predictor(merged), None) if measure else {}
+    for task, table in scores.items():
+        _check_finite(f"metrics of {task}", np.array(list(table.values())))
     return Outcome(
         _report(spec, chosen, sensitivity, network, material.images),
         outputs,
         {task: _ERRORS * float(np.abs(outputs[task] - exact[task]).max()) for task in metrics},
         {task: _ERRORS * float(np.abs(outputs[task] - exact[task]).mean()) for task in metrics},
-        measure(_predictor(merged), None) if measure else {},
+        scores,
     )
 
 
@@ -273,11 +276,15 @@ def _predict_all(model: ModelProto, images: Images) -> Mapping[str, Array]:
     """
     outputs = _predictor(model, optimize=False)(images)
     for task, values in outputs.items():
-        if not np.isfinite(values).all():
-            raise GateError(
-                f"golden outputs of {task}",
-                expected="finite values",
-                found="others",
-                fix="Keep more in fp32, for example with --keep trunk=fp32.",
-            )
+        _check_finite(f"golden outputs of {task}", values)
     return outputs
+
+
+def _check_finite(where: str, values: Array) -> None:
+    if not np.isfinite(values).all():
+        raise GateError(
+            where,
+            expected="finite values",
+            found="others",
+            fix="Keep more in fp32, for example with --keep trunk=fp32.",
+        )

@@ -50,7 +50,9 @@ class Meter(ABC):
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
-        """The metrics by name. NaN where no valid pixel was seen."""
+        """The metrics by name. NaN where no valid pixel was seen, and there alone: a prediction that is not
+        finite is as wrong as one can be.
+        """
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):

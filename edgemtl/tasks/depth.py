@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -49,7 +50,8 @@ class Depth(Task, frozen=True, kw_only=True, tag="depth"):
 class DepthMeter(Meter):
     """``abs``, the mean of |p - d|; ``rel``, that of |p - d| / d; ``rmse``, the root of that of (p - d)^2.
 
-    The means are over all valid pixels of the set, so an image with more of them weighs more.
+    The means are over all valid pixels of the set, so an image with more of them weighs more. They are
+    infinite if a prediction is not finite.
     """
 
     def __init__(self) -> None:
@@ -58,7 +60,7 @@ class DepthMeter(Meter):
     def measure(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Twice [B, 1, H, W] -> the sums of the three errors and the number of valid pixels."""
         valid = target > 0
-        error = torch.where(valid, prediction - target, 0).abs()
+        error = torch.where(valid, prediction - target, 0).abs().nan_to_num(nan=math.inf, posinf=math.inf)
         relative = error / torch.where(valid, target, 1)
         sums = [values.sum(dtype=torch.float64) for values in (error, relative, error.square(), valid)]
         return torch.stack(sums)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from edgemtl.core.errors import GateError
 from edgemtl.data.base import Batch
 from edgemtl.tasks.base import Task
 
@@ -66,5 +67,26 @@ def evaluate(
     )
 
 
+def score(
+    predict: Predict, tasks: Mapping[str, Task], batches: Iterable[Batch]
+) -> dict[str, dict[str, float]]:
+    """The metrics by task of a network that is to be reported on.
+
+    Raises:
+        GateError: one is not finite.
+    """
+    scores = evaluate(predict, tasks, batches).scores
+    for task, table in scores.items():
+        for name, value in table.items():
+            if not math.isfinite(value):
+                raise GateError(
+                    f"{task} {name}",
+                    expected="a finite value",
+                    found=str(value),
+                    fix="Some prediction is not finite: export with more in fp32, or train at a lower rate.",
+                )
+    return scores
+
+
 def _defined(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+    return {name: value for name, value in metrics.items() if not math.isnan(value)}

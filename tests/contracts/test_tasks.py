@@ -125,6 +125,13 @@ def test_labels_without_a_valid_pixel_cost_nothing_and_score_nan(task: Task) -> 
     assert all(value != value for value in meter.compute().values())
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_only_labels_without_a_valid_pixel_score_nan(task: Task, value: float) -> None:
+    meter = task.meter()
+    meter.update(torch.full_like(guess(task), value), labels(task))
+    assert all(found == found for found in meter.compute().values())
+
+
 def test_meters_merge_by_adding(task: Task) -> None:
     parts, whole = (task.meter(), task.meter()), task.meter()
     for seed, part in enumerate(parts):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -189,6 +190,23 @@ def test_an_impossible_budget_is_a_gate_that_leaves_nothing(
             precision="int8",
             layouts=("merged",),
             lowering=Lowering(budget=limits),
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_metrics_that_are_not_finite_are_a_gate_that_leaves_nothing(
+    collapsed: CollapsedModel, tmp_path: Path
+) -> None:
+    def overflown(predict, count: int | None) -> dict[str, dict[str, float]]:
+        return {"depth": {"abs": math.inf}}
+
+    with pytest.raises(GateError, match="metrics of depth: expected finite values"):
+        bundle(
+            collapsed,
+            tmp_path / "b",
+            Material(CALIBRATION, overflown),
+            precision="int8",
+            layouts=("merged",),
         )
     assert not list(tmp_path.iterdir())
 

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from edgemtl.core.errors import GateError
 from edgemtl.data import Batch, Scenes
 from edgemtl.data.loader import eval_batches
 from edgemtl.tasks import Depth, Normals, Segmentation
-from edgemtl.training.evaluate import evaluate
+from edgemtl.training.evaluate import evaluate, score
 
 TASKS = {"segmentation": Segmentation(classes=13), "depth": Depth(), "normals": Normals()}
 
@@ -68,3 +71,15 @@ def test_a_metric_that_no_pixel_defines_is_left_out(batches: list[Batch]) -> Non
     scores = evaluate(lambda _: truth(next(answers)), TASKS, blind).scores
     assert scores["depth"] == {}
     assert scores["segmentation"]["miou"] == 1
+
+
+def test_a_metric_that_is_not_finite_is_told_to_who_searches_and_refused_for_a_report(
+    batches: list[Batch],
+) -> None:
+    def overflown() -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
+        answers = iter(batches)
+        return lambda _: truth(batch := next(answers)) | {"depth": batch.labels["depth"] / 0}
+
+    assert evaluate(overflown(), TASKS, batches).scores["depth"]["abs"] == float("inf")
+    with pytest.raises(GateError, match="depth abs: expected a finite value, found inf"):
+        score(overflown(), TASKS, batches)
