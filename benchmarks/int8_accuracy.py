@@ -35,15 +35,12 @@ LIMITS = {
 }
 BUDGET = parse_budget(["segmentation.miou=0.5", "depth.abs=2%", "normals.mean=0.5"])
 THIRD = parse_budget(["segmentation.miou=0.15", "depth.abs=0.6%", "normals.mean=0.15"])
-TIGHT = parse_budget(["segmentation.miou=0.05", "depth.abs=0.02%", "normals.mean=0.001"])
 INT8, BUDGETED, THIRDS = "int8", "int8, budget of the limits", "int8, budget of a third"
-TIGHTLY = "int8, tight budget"
 ROUNDS, CALLS = 200, 20
 LOWERED = {
     INT8: Lowering(),
     BUDGETED: Lowering(budget=BUDGET),
     THIRDS: Lowering(budget=THIRD),
-    TIGHTLY: Lowering(budget=TIGHT),
     "int8, bias not corrected": Lowering(correct_bias=False),
     "int8, equalized too": Lowering(equalize=True),
     "int8, equalized alone": Lowering(equalize=True, correct_bias=False),
@@ -82,7 +79,7 @@ def measure(run: Run, quick: bool) -> Outcome:
                 parts = manifest.lowered.parts.items()
                 kept[way] = {part: precision for part, precision in parts if precision != spec.precision}
             print(f"{way}: {scores[way]}", flush=True)
-            if way in ("fp32", INT8, THIRDS, TIGHTLY):
+            if way in ("fp32", INT8, THIRDS):
                 runners[way] = BundleRunner(bundle, threads=1)
         image = run.recipe.data.dataset("val")[0].image.numpy()[None]
         contest = interleave(
