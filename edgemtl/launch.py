@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 import numpy as np
-import torch
 from lightning_fabric import Fabric
 from torch.multiprocessing.spawn import ProcessException
 
@@ -29,7 +28,7 @@ from edgemtl.recipe import Recipe
 from edgemtl.run import SUMMARY, Run, build_model, is_run
 from edgemtl.tasks import Task
 from edgemtl.training.distill import Distiller
-from edgemtl.training.fabric import make_fabric
+from edgemtl.training.fabric import leave, make_fabric
 from edgemtl.training.trainer import Splits, Trainer
 from edgemtl.twins import open_twins
 
@@ -90,11 +89,13 @@ def _telling(
     """Call a function in a training process. Of an error torch tells the main process only the traceback, as
     text; so what a user can mend is left in ``folder``."""
     try:
-        return function(fabric, *args)
+        path = function(fabric, *args)
     except EdgemtlError as error:
         with replacing(folder / str(fabric.local_rank)) as draft:
             draft.write_bytes(pickle.dumps(error))
         raise
+    leave(fabric)
+    return path
 
 
 def _train_new(fabric: Fabric, recipe: Recipe, out: Path | None, watch: Watch) -> Path:
@@ -188,11 +189,6 @@ def _fit(fabric: Fabric, run: Run, trainer: Trainer, watch: Watch) -> Path:
         splits = trainer.splits
         split = "holdout" if splits.select else "val"
         run.save_json(SUMMARY, run.report("checkpoint", split, len(splits.watch), found.scores))
-    if fabric.world_size > 1 and not torch.distributed.is_torchelastic_launched():
-        # Threads of the group that still run when a process exits can abort it. Those of torchrun train on:
-        # a group cannot be made twice there.
-        fabric.barrier()
-        torch.distributed.destroy_process_group()
     return run.path
 
 

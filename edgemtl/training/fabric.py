@@ -80,3 +80,15 @@ def gather(fabric: Fabric, items: Iterable[str]) -> list[str]:
     parts: list[list[str]] = [[] for _ in range(fabric.world_size)]
     dist.all_gather_object(parts, list(items))
     return [item for part in parts for item in part]
+
+
+def leave(fabric: Fabric) -> None:
+    """End what connects the processes, when each has said all that it has to say.
+
+    A process that exits with it open can abort: gloo's threads may still run (pytorch/pytorch#190489), and of
+    the groups at exit Fabric closes only those of NCCL. Processes of torchrun stay connected, for a group
+    cannot be made twice there, and they may train again.
+    """
+    if fabric.world_size > 1 and not dist.is_torchelastic_launched():
+        fabric.barrier()
+        dist.destroy_process_group()

@@ -8,7 +8,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy, SingleDeviceStrategy
 
 from edgemtl.core.errors import RecipeError, SetupError
-from edgemtl.training.fabric import gather, make_fabric
+from edgemtl.training.fabric import gather, leave, make_fabric
 from edgemtl.training.spec import Training
 
 CPU = {"accelerator": "cpu"}
@@ -81,4 +81,6 @@ def test_processes_gather_what_each_of_them_has() -> None:
 
 def _gathered(fabric: Fabric) -> list[str]:
     rank = fabric.global_rank
-    return gather(fabric, [str(rank)] * (rank + 1))
+    items = gather(fabric, [str(rank)] * (rank + 1))
+    leave(fabric)
+    return items
