@@ -81,7 +81,8 @@ class _UMV(Kernel):
         v_owners = (None,) if method.shared in ("both", "v") else tasks
         self.owners = (*u_owners, *v_owners, *tasks)
         self.counts = (len(u_owners), len(v_owners), len(tasks))
-        self.rates = (*(rate_of(rank),) * (len(u_owners) + len(v_owners)), *(1.0,) * len(tasks))
+        square, middle = rate_of(rank), rate_of(rank) if method.middle == "full" else 1.0
+        self.rates = (*(square,) * (len(u_owners) + len(v_owners)), *(middle,) * len(tasks))
 
     def forward(self, *factors: Tensor) -> Tensor:
         first, second, _ = self.counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -63,6 +64,10 @@ class Objective:
         for factor in self.factors:
             if factor.owner is not None:
                 self.own.setdefault(factor.owner, []).append(factor.parameter)
+        uses = Counter(factor.parameter for layer in self.composed for factor in factors(layer))
+        # What groups that fork share, and whether a layer is one of a group that does.
+        self.bridges = [parameter for parameter in self.shared if uses[parameter] > 1]
+        self.forked = [any(uses[f.parameter] > 1 for f in factors(layer)) for layer in self.composed]
         self.rest = [parameter for parameter in self.trained if parameter not in found]
 
     def optimizer(self, spec: Optimizer, factor_spec: Optimizer | None = None) -> torch.optim.Optimizer:

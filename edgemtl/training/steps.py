@@ -5,7 +5,7 @@ makes an optimizer step; parameters without a gradient stay as they are. In each
 for every forward pass. Kernel space is where tasks meet: a routed step takes the gradient of each task's loss
 with respect to the composed kernels and to all that is trained as it is (biases, normalizations, plain and
 block layers), aggregates them, and the chain rule leads from the kernels to the factors. Groups that fork
-have kernels apart, so there the factors that they share get the sum over the groups.
+have kernels apart: there tasks meet in the factors that the groups share.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def routed(objective: Objective, batch: Batch) -> Iterator[Losses]:
     """One forward pass, one trunk backward a task: a task's own factors get the gradient of its loss alone,
     the shared factors and everything else the aggregate.
     """
-    own, shared, rest = objective.own, objective.shared, objective.rest
+    own, rest, bridges = objective.own, objective.rest, objective.bridges
+    within = [factor for factor in objective.shared if factor not in set(bridges)]
     with composed():
         kernels = objective.compose()
         losses, balanced = objective.losses(batch)
@@ -50,11 +51,13 @@ def routed(objective: Objective, batch: Batch) -> Iterator[Losses]:
             row = torch.autograd.grad(
                 objective.scaled(loss), [*kernels, *rest], retain_graph=more, allow_unused=True
             )
-            _backward(kernels, row[: len(kernels)], own.get(task, []))
-            rows.append(row)
+            of_kernels, of_rest = row[: len(kernels)], row[len(kernels) :]
+            _backward(kernels, of_kernels, own.get(task, []))
+            met = [None if forked else g for g, forked in zip(of_kernels, objective.forked, strict=True)]
+            rows.append([*met, *of_rest, *_chained(kernels, of_kernels, bridges)])
         gradients = aggregate(rows, objective.weigh)
-        _backward(kernels, gradients[: len(kernels)], shared)
-        for parameter, gradient in zip(rest, gradients[len(kernels) :], strict=True):
+        _backward(kernels, gradients[: len(kernels)], within)
+        for parameter, gradient in zip([*rest, *bridges], gradients[len(kernels) :], strict=True):
             parameter.grad = gradient
     yield losses
 
@@ -114,17 +117,16 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
 
 
-def _backward(kernels: Sequence[Tensor], gradients: Sequence[Tensor | None], to: list[nn.Parameter]) -> None:
+def _backward(kernels: Sequence[Tensor], gradients: Row, to: list[nn.Parameter]) -> None:
     """Lead gradients of kernels on to some of the factors that compose them, into ``.grad``."""
-    reached = [
-        (kernel, gradient)
-        for kernel, gradient in zip(kernels, gradients, strict=True)
-        if gradient is not None
-    ]
-    if to and reached:
-        torch.autograd.backward(
-            [kernel for kernel, _ in reached],
-            [gradient for _, gradient in reached],
-            retain_graph=True,
-            inputs=to,
-        )
+    for factor, gradient in zip(to, _chained(kernels, gradients, to), strict=True):
+        factor.grad = gradient
+
+
+def _chained(kernels: Sequence[Tensor], gradients: Row, to: Sequence[nn.Parameter]) -> Row:
+    """The gradients of some factors, from those of the kernels that they compose; None where none arrives."""
+    reached = [pair for pair in zip(kernels, gradients, strict=True) if pair[1] is not None]
+    if not to or not reached:
+        return [None] * len(to)
+    outputs, arriving = zip(*reached, strict=True)
+    return torch.autograd.grad(outputs, to, arriving, retain_graph=True, allow_unused=True)

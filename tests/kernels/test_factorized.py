@@ -104,6 +104,12 @@ def test_what_tasks_do_not_share_is_theirs(shared: str, owners: tuple[str | None
     assert len(kernel.rates) == len(kernel.owners)
 
 
+@pytest.mark.parametrize(("middle", "rate"), [("diagonal", 1), ("full", 9 / 36)])
+def test_square_factors_have_a_rate_by_their_size(middle: str, rate: float) -> None:
+    kernel = Factorized(middle=middle, rates="size").kernel(nn.Conv2d(64, 36, 3), ("a",))
+    assert kernel.rates == (9 / 36, 9 / 36, rate)
+
+
 @pytest.mark.parametrize("middle", ["diagonal", "full"])
 @pytest.mark.parametrize("combine", ["mean", "sum"])
 def test_with_factors_of_their_own_the_tasks_kernels_are_combined(combine: str, middle: str) -> None:

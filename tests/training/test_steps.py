@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -9,9 +11,9 @@ from torchjd.aggregation import Aggregator, AlignedMTL, PCGrad
 from edgemtl.balancing import Fixed, Uncertainty
 from edgemtl.core.errors import RecipeError
 from edgemtl.data import Batch
-from edgemtl.kernels import DOConv, Factorized, KernelMethod, Plain, RepVGG, factors, parametrized
+from edgemtl.kernels import DOConv, Factorized, KernelMethod, Plain, RepVGG, Residual, factors, parametrized
 from edgemtl.model import MultitaskModel
-from edgemtl.training.aggregation import weighing
+from edgemtl.training.aggregation import Row, equally, weighing
 from edgemtl.training.objective import Objective
 from edgemtl.training.steps import UPDATES, check_update
 from tests.contracts.networks import PLANS, SIZE, TASKS, network
@@ -96,7 +98,12 @@ def test_routed_gives_a_task_s_factors_its_own_gradient_and_all_else_the_sum(
 
 
 @pytest.mark.parametrize(
-    "plan, method", [*((plan, Plain()) for plan in PLANS), ("forked", RepVGG()), ("trunk", Factorized())]
+    "plan, method",
+    [
+        *((plan, method) for plan in PLANS for method in (Plain(), Factorized(), Residual(owned="both"))),
+        ("forked", RepVGG()),
+        ("forked", DOConv()),
+    ],
 )
 def test_routed_weighs_tasks_where_they_meet_and_nowhere_else(plan: str, method: KernelMethod) -> None:
     model = network(method, plan)
@@ -116,6 +123,35 @@ def test_routed_weighs_tasks_where_they_meet_and_nowhere_else(plan: str, method:
             else references[task][name]
         )
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_where_tasks_meet_every_tensor_counts_once(plan: str) -> None:
+    """In kernels where they share the kernel, in shared factors where they fork, and in all that is plain."""
+    model = network(Factorized(), plan)
+    references = [of_one_task(model, task, WEIGHTS) for task in TASKS]
+    given: list[Sequence[Row]] = []
+
+    def weigh(rows: Sequence[Row]) -> Sequence[float]:
+        given.append(rows)
+        return equally(rows)
+
+    target = Objective(model, Fixed(weights=WEIGHTS).build(tuple(TASKS)), weigh=weigh)
+    layers = zip(parametrized(model), target.forked, strict=True)
+    kernels = [layer.weight.shape for (_, layer), forked in layers if not forked]
+    bridges = {id(parameter) for parameter in target.bridges}
+    owner = owners(model)
+    met = [
+        parameter.shape
+        for name, parameter in model.named_parameters()
+        if sum(reference[name] is not None for reference in references) > 1
+        and (id(parameter) in bridges or id(parameter) not in owner)
+    ]
+    list(UPDATES["routed"](target, batch()))
+    columns = [[g for g in column if g is not None] for column in zip(*given[0], strict=True)]
+    found = [column[0].shape for column in columns if len(column) > 1]
+    assert sorted(found) == sorted([*kernels, *met])
+    assert bool(bridges) == (plan != "trunk")
 
 
 @pytest.mark.parametrize("name, reference", [("pcgrad", PCGrad), ("aligned", AlignedMTL)])
