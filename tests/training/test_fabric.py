@@ -52,6 +52,20 @@ def test_precision_is_that_of_the_convolutions(precision: str, dtype: torch.dtyp
         assert torch.nn.Conv2d(3, 2, 1)(torch.rand(1, 3, 4, 4)).dtype == dtype
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("supported", [False, True])
+def test_a_precision_that_the_cpu_must_emulate_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, precision: str, supported: bool
+) -> None:
+    make_fabric(Training(**CPU, precision=precision))  # the real question can be asked on any machine
+    caplog.clear()
+    monkeypatch.setattr("edgemtl.training.fabric._computes", lambda name: supported)
+    make_fabric(Training(**CPU, precision=precision))
+    make_fabric(Training(**CPU))
+    warned = [record.getMessage() for record in caplog.records if record.name == "edgemtl.training.fabric"]
+    assert [precision in message for message in warned] == ([] if supported else [True])
+
+
 @without_cuda
 def test_cuda_without_a_device_is_an_error_of_the_setup() -> None:
     with pytest.raises(SetupError, match=r"\$\.training\.accelerator: expected a CUDA device") as caught:
