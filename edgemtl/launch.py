@@ -20,12 +20,12 @@ from edgemtl.collapse import fold
 from edgemtl.core.errors import DataError, EdgemtlError, RecipeError, TrainingError, nearest
 from edgemtl.core.files import claim, replacing
 from edgemtl.core.locate import RUNS
-from edgemtl.core.report import Observer
+from edgemtl.core.report import SUMMARY, Observer
 from edgemtl.data.base import Batch, Dataset
 from edgemtl.data.loader import steps_per_epoch
 from edgemtl.model import MultitaskModel, check_size
 from edgemtl.recipe import Recipe
-from edgemtl.run import SUMMARY, Run, build_model, is_run
+from edgemtl.run import Run, build_model, is_run
 from edgemtl.tasks import Task
 from edgemtl.training.distill import Distiller
 from edgemtl.training.fabric import leave, make_fabric

@@ -10,7 +10,7 @@ import numpy as np
 from edgemtl.core.errors import RecipeError
 from edgemtl.core.files import replacing
 from edgemtl.report.pictures import caption, picture, save_grid, value_range
-from edgemtl.runtime.images import load_image
+from edgemtl.runtime.images import load_image, pictures_of
 from edgemtl.runtime.runner import BundleRunner
 
 
@@ -23,14 +23,17 @@ def predict(
     threads: int | None = None,
 ) -> Iterator[Path]:
     """Write, for each image, OUT/NAME.png (the image beside a picture of every task) and OUT/NAME.npz (the
-    arrays).
+    arrays). A folder among ``images`` stands for the pictures in it.
 
     Raises:
-        RecipeError: two images have the same name, or there is no such task.
-        DataError: an image cannot be read.
+        RecipeError: there is no image, two have the same name, or there is no such task.
+        DataError: an image cannot be read, or a folder has none.
         BundleError: the bundle is damaged.
         SetupError: ``out`` cannot be written, or the runtime is missing.
     """
+    images = [image for path in images for image in (pictures_of(path) if path.is_dir() else [path])]
+    if not images:
+        raise RecipeError("images", expected="a picture or more", found="none", fix="Name one, or a folder.")
     names = [path.stem for path in images]
     for name in names:
         if names.count(name) > 1:

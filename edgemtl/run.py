@@ -35,7 +35,7 @@ from edgemtl.core.errors import DataError
 from edgemtl.core.files import json_bytes, replacing
 from edgemtl.core.inspection import Certificate
 from edgemtl.core.plan import SharingPlan
-from edgemtl.core.report import EvalReport, Scores, timestamp
+from edgemtl.core.report import SUMMARY, EvalReport, Scores, timestamp
 from edgemtl.data.base import Batch
 from edgemtl.kernels import Plain
 from edgemtl.model import MultitaskModel
@@ -47,7 +47,7 @@ from edgemtl.training.trainer import METRICS
 
 FORMAT = 1
 _RESTORE = "Copy the run again from where it was trained, or train again."
-ENVIRONMENT, SUMMARY, SAMPLES = "env.json", "summary.json", "samples.safetensors"
+ENVIRONMENT, SAMPLES = "env.json", "samples.safetensors"
 _LOG = logging.getLogger(__name__)
 _VERSIONED = ("torch", "numpy", "onnx", "onnxruntime", "lightning-fabric", "msgspec", "safetensors")
 
@@ -274,7 +274,9 @@ def build_model(recipe: Recipe, *, pretrained: bool = False) -> MultitaskModel:
         _LOG.warning(
             "%s: %d tensors filled; %d of the backbone are not in it; %d of it are not used",
             recipe.backbone.weights,
-            *map(len, loaded),
+            len(loaded.filled),
+            len(loaded.unfilled),
+            len(loaded.unused),
         )
     plan = recipe.plan.build(tuple(recipe.tasks), tuple(stage.name for stage in stages))
     return MultitaskModel(stages, recipe.tasks, plan, recipe.kernel)

@@ -134,9 +134,9 @@ def evaluate(
     keyframes: Keyframes | None = None,
 ) -> EvalReport:
     """Metrics of a run's checkpoint or collapsed network (the default where there is one), or of a bundle
-    that lies in its run, through the bundle's runtime. ``weights``, by default the last, are of a checkpoint,
-    so that naming them means one. ``baseline`` is a run, a folder of twins, or a report of an evaluation; by
-    default the run's own twins, once all are there.
+    that lies in its run, through the bundle's runtime. ``weights``, last (the default) or best, select the
+    checkpoint, so ``network`` need not be named beside them. ``baseline`` is a run, a folder of twins, or a
+    report of an evaluation; by default the run's own twins, once all are there.
 
     With ``rates`` (as ``parse_rates`` reads them) or ``keyframes``, what these cost a bundle over a split of
     videos; then the baseline is the bundle with all tasks on every frame.
@@ -170,9 +170,17 @@ def inspect(subject: str, overrides: Sequence[str] = ()) -> Inspection:
     """The parts of a recipe's network, of a run's, or of a bundle.
 
     Raises:
-        RecipeError, DataError, BundleError: there is no such subject, or it is damaged.
+        RecipeError: overrides are given for what is no recipe; or as DataError.
+        DataError, BundleError: there is no such subject, or it is damaged.
     """
     path = Path(subject)
+    if path.is_dir() and overrides:
+        raise RecipeError(
+            subject,
+            expected="a recipe, where there are overrides",
+            found=", ".join(overrides),
+            fix="Leave them out: a run or bundle is as it is.",
+        )
     if (path / MANIFEST).is_file():
         return inspect_bundle(path.name, read_manifest(path))
     if path.is_dir():

@@ -62,6 +62,30 @@ def test_evaluate_agrees_for_run_and_bundle_and_obeys_gates(chain: Path) -> None
     edgemtl("evaluate", "--max", "tasks.depth.abs=0", cwd=chain, code=3)
 
 
+def test_what_no_gate_could_judge_is_refused_before_it_is_measured(
+    chain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgemtl.bench.suite.bench", None)
+    monkeypatch.setattr("edgemtl.workflow.evaluate", None)
+    regress = ["--max-regress", "latency_ms.p50=5%"]
+    assert "expected --baseline REPORT" in error_line(edgemtl("bench", *regress, cwd=chain, code=2))
+    assert "latency_ms" in error_line(edgemtl("bench", "--max", "latncy_ms.p50=5", cwd=chain, code=2))
+    assert "tasks" in error_line(edgemtl("evaluate", "--min", "task.depth.abs=5", cwd=chain, code=2))
+    alone = edgemtl("bench", "--baseline", "report.json", cwd=chain, code=2)
+    assert "expected a --max-regress" in error_line(alone)
+
+
+def test_a_runtime_is_chosen_by_name(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEMTL_RUNTIME", "tensorrt")
+    assert "onnxruntime" in edgemtl("verify", "--runtime", "ort", cwd=chain).stdout
+    assert "Did you mean `ort`" in error_line(edgemtl("verify", "--runtime", "orr", cwd=chain, code=4))
+
+
+def test_runs_are_compared_by_their_folders(chain: Path) -> None:
+    found = edgemtl("compare", "runs/tiny", "runs/tiny", cwd=chain).stdout
+    assert "tasks.depth.abs" in found
+
+
 def test_rates_and_keyframes_are_priced_in_time_and_in_accuracy(
     chain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,12 +135,18 @@ def test_run_writes_pictures_and_arrays(chain: Path) -> None:
     with Image.open(chain / "predictions" / "photo.png") as grid:
         assert grid.width > 4 * 24
     assert (chain / "predictions" / "photo.npz").exists()
+    newest = edgemtl("run", "photo.png", "--out", "again", cwd=chain)
+    assert (newest.stdout, newest.stderr) == ("again/photo.png\n", "bundle: runs/tiny/bundles/onnx-fp32\n")
 
 
 def test_inspect_takes_a_recipe_a_run_or_a_bundle(chain: Path) -> None:
     for subject in ("tiny.yaml", "runs/tiny", "runs/tiny/bundles/onnx-fp32"):
         assert json.loads(edgemtl("inspect", subject, "--json", cwd=chain).stdout)["parameters"] > 0
     assert "head_depth" in edgemtl("inspect", "tiny.yaml", "kernel=plain", cwd=chain).stdout
+    for subject in ("runs/tiny", "runs/tiny/bundles/onnx-fp32"):
+        assert "found kernel=plain" in error_line(
+            edgemtl("inspect", subject, "kernel=plain", cwd=chain, code=2)
+        )
 
 
 def test_a_dry_run_shows_the_network_and_writes_nothing(chain: Path, tmp_path: Path) -> None:

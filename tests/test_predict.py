@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import DataError, RecipeError
 from edgemtl.predict import predict
 from tests.fixtures.places import TINY
 
@@ -21,6 +21,22 @@ def test_two_images_of_one_name_would_overwrite_each_other(image: Path, tmp_path
     with pytest.raises(RecipeError, match=r"images: expected names that differ, found `room` twice"):
         list(predict(TINY, [image, tmp_path / "elsewhere" / "room.png"], out))
     assert not out.exists()
+
+
+def test_a_folder_stands_for_the_pictures_in_it(image: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    np.save(tmp_path / "attic.npy", np.zeros((12, 16, 3), np.float32))
+    out = tmp_path / "out"
+    found = list(predict(TINY, [tmp_path], out))
+    assert found == [out / "attic.png", out / "room.png"]
+
+
+def test_no_picture_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(DataError, match=r"expected pictures, or a bundle .*, found notes.txt"):
+        list(predict(TINY, [tmp_path], tmp_path / "out"))
+    with pytest.raises(RecipeError, match=r"images: expected a picture or more"):
+        list(predict(TINY, [], tmp_path / "out"))
 
 
 def test_an_unknown_task_is_refused_with_the_nearest(image: Path, tmp_path: Path) -> None:

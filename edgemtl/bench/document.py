@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from edgemtl.core.errors import DataError
-from edgemtl.core.report import FORMAT, BenchReport, EvalReport, VerifyReport
+from edgemtl.core.report import FORMAT, SUMMARY, BenchReport, EvalReport, VerifyReport
 
 Document = Mapping[str, Any]
 
@@ -34,11 +34,12 @@ def as_document(report: BenchReport | EvalReport | VerifyReport) -> Document:
 
 
 def read_report(path: Path) -> Document:
-    """Read a report that a verb of edgemtl wrote with ``--json``.
+    """Read a report that a verb of edgemtl wrote with ``--json``, or that of a run, by the run's folder.
 
     Raises:
         DataError: the file is missing or truncated, is no report, or is one of another version.
     """
+    path = path / SUMMARY if path.is_dir() else path
     try:
         document = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except OSError as error:

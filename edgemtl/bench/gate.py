@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -11,7 +12,7 @@ import msgspec
 from edgemtl.bench.compare import require_alike
 from edgemtl.bench.document import ON_DEVICE, Document, figures, higher_is_better
 from edgemtl.core.errors import RecipeError, nearest
-from edgemtl.core.report import Verdict
+from edgemtl.core.report import BenchReport, EvalReport, Verdict
 
 Flag = Literal["--min", "--max", "--max-regress"]
 
@@ -42,6 +43,34 @@ def parse_gates(
         *(_parse("--max", text) for text in maximum),
         *(_parse("--max-regress", text) for text in max_regress),
     )
+
+
+def check_gates(
+    gates: Iterable[Gate], report: type[BenchReport] | type[EvalReport], *, baseline: Path | None = None
+) -> None:
+    """Refuse, before anything is measured, what ``judge`` would refuse of any such report.
+
+    Raises:
+        RecipeError: a gate is about no part of the report, or of a baseline and the limit of a regression one
+            is there without the other.
+    """
+    parts, flags = report.__struct_fields__, set()
+    for gate in gates:
+        flags.add(gate.flag)
+        part = gate.path.partition(".")[0]
+        if part not in parts:
+            raise RecipeError(
+                str(gate), expected="a figure of the report", found=f"`{gate.path}`", fix=nearest(part, parts)
+            )
+    if baseline is None and "--max-regress" in flags:
+        raise RecipeError("--max-regress", expected="--baseline REPORT", found="none", fix="Name a report.")
+    if baseline is not None and "--max-regress" not in flags:
+        raise RecipeError(
+            "--baseline",
+            expected="a --max-regress that counts from it",
+            found="none",
+            fix="Add one, as --max-regress latency_ms.p50=5%, or see both with `edgemtl compare`.",
+        )
 
 
 def judge(

@@ -3,7 +3,6 @@ and the verbs of the edge never load it."""
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable
 from typing import Annotated
@@ -39,6 +38,9 @@ for verb in (
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(data_app, name="data")
 
+# Options that take NAME=VALUE as often as one likes.
+SEVERAL = {"--rates", "--budget", "--keep", "--min", "--max", "--max-regress"}
+
 
 @app.callback(invoke_without_command=True)
 def options(
@@ -67,16 +69,13 @@ def main() -> None:
 
 
 def _words(given: Iterable[str]) -> list[str]:
-    """The command line as typer reads it: without --debug, which may stand anywhere. The rates that were
-    given apart, as in ``--rates depth=1/2 normals=1/3``, are one word, and each limit of
-    ``--budget segmentation.miou=0.5 depth.abs=1%`` has an option of its own."""
+    """The command line as typer reads it: without --debug, which may stand anywhere, and with an option for
+    each of the values that follow one, as in ``--budget segmentation.miou=0.5 depth.abs=1%``."""
     words: list[str] = []
     for word in given:
-        if words[-2:-1] == ["--rates"] and re.fullmatch(r"[^/=]+=\d+(/\d+)?", word):
-            words[-1] += f",{word}"
-        elif words[-2:-1] == ["--budget"] and re.fullmatch(r"\w+\.\w+=[\d.]+%?", word):
-            words += ["--budget", word]
-        elif word != "--debug":
+        if words[-2:-1] and words[-2] in SEVERAL and "=" in word and not word.startswith("-"):
+            words.append(words[-2])
+        if word != "--debug":
             words.append(word)
     return words
 

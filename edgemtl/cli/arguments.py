@@ -10,13 +10,15 @@ import typer
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A file, or the name of a recipe that ships.")
 ]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe.")
-]
-RunPath = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Default: the newest.")]
-BundlePath = Annotated[Path | None, typer.Argument(metavar="[BUNDLE]", help="Default: the newest.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe.")]
+RunPath = Annotated[Path | None, typer.Argument(metavar="RUN", help="Default: the newest.")]
+BundlePath = Annotated[Path | None, typer.Argument(metavar="BUNDLE", help="Default: the newest.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 ReportFile = Annotated[Path | None, typer.Option("--out", help="Also write the JSON report to this file.")]
+Runtime = Annotated[
+    str | None,
+    typer.Option(help="Of bundles: ort, tensorrt or tensorrt-graph. Default: $EDGEMTL_RUNTIME, or ort."),
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="Default: all cores.")]
 Layout = Annotated[str | None, typer.Option(help="merged or split. Default: both, or merged.")]
 Minimum = Annotated[

@@ -16,10 +16,11 @@ from edgemtl.cli.arguments import (
     Rates,
     ReportFile,
     RunPath,
+    Runtime,
 )
-from edgemtl.cli.output import gate, show
+from edgemtl.cli.output import chosen, gate, show
 from edgemtl.core.errors import RecipeError
-from edgemtl.core.locate import find_recipe, newest
+from edgemtl.core.locate import find_recipe
 
 
 def train(
@@ -65,20 +66,22 @@ def train(
 
 def evaluate(
     subject: Annotated[
-        Path | None, typer.Argument(metavar="[RUN|BUNDLE]", help="Default: the newest run.")
+        Path | None, typer.Argument(metavar="RUN|BUNDLE", help="Default: the newest run.")
     ] = None,
     network: Annotated[
-        str, typer.Option(help="checkpoint or collapsed, of a run. Default: the latter.")
+        str, typer.Option(help="checkpoint or collapsed. Default: collapsed, if the run is.")
     ] = "",
     weights: Annotated[
         str, typer.Option(help="last or best: then the checkpoint is measured. Default: last.")
     ] = "",
     split: Annotated[str, typer.Option(help="A split of the run's data.")] = "val",
     baseline: Annotated[
-        Path | None, typer.Option(help="A run, twins or report to give Delta_m against. Default: the twins.")
+        Path | None,
+        typer.Option(help="A run, twins or report to give Delta_m against. Default: its twins."),
     ] = None,
     rates: Rates = None,
     keyframes: KeyframesText = None,
+    runtime: Runtime = None,
     minimum: Minimum = None,
     maximum: Maximum = None,
     out: ReportFile = None,
@@ -90,13 +93,17 @@ def evaluate(
     from edgemtl import workflow
     from edgemtl.bench.device import Watch
     from edgemtl.bench.document import as_document
-    from edgemtl.bench.gate import judge, parse_gates
+    from edgemtl.bench.gate import check_gates, judge, parse_gates
+    from edgemtl.core.report import EvalReport
+    from edgemtl.runtime.opening import choose
     from edgemtl.runtime.video import parse_keyframes
 
+    choose(runtime)
     gates, watch = parse_gates(minimum=minimum or (), maximum=maximum or ()), Watch()
+    check_gates(gates, EvalReport)
     with watch.watching():
         found = workflow.evaluate(
-            subject or newest("bundle" if rates or keyframes else "run"),
+            subject or chosen("bundle" if rates or keyframes else "run"),
             network=network,
             split=split,
             baseline=baseline,
@@ -119,7 +126,7 @@ def collapse(
     from edgemtl import workflow
     from edgemtl.run import Run
 
-    collapsed = workflow.collapse(Run.open(run or newest("run")), weights=weights, evaluate=evaluate)
+    collapsed = workflow.collapse(Run.open(run or chosen("run")), weights=weights, evaluate=evaluate)
     show(collapsed.certificate, as_json=as_json)
 
 
@@ -185,7 +192,7 @@ def export(
         keep=keep or (),
         budget=budget or (),
     )
-    folder, manifest = workflow.export(Run.open(run or newest("run")), out, spec)
+    folder, manifest = workflow.export(Run.open(run or chosen("run")), out, spec)
     if spec.devices and not jetpack:
         platforms = ", ".join(dict.fromkeys(str(device.platform) for device in spec.devices))
         hint = "name yours with --jetpack to use all that it can"

@@ -16,11 +16,11 @@ from edgemtl.cli.arguments import (
     Minimum,
     Rates,
     ReportFile,
+    Runtime,
     Threads,
 )
-from edgemtl.cli.output import gate, show
+from edgemtl.cli.output import chosen, gate, show
 from edgemtl.core.errors import GateError, SetupError
-from edgemtl.core.locate import newest
 
 
 def verify(
@@ -29,6 +29,7 @@ def verify(
     atol: Annotated[float | None, typer.Option(help="Default: the manifest's.")] = None,
     rtol: Annotated[float | None, typer.Option(help="Default: the manifest's.")] = None,
     threads: Threads = None,
+    runtime: Runtime = None,
     out: ReportFile = None,
     as_json: Json = False,
 ) -> None:
@@ -36,9 +37,11 @@ def verify(
     import msgspec
 
     from edgemtl.bench.device import Watch
+    from edgemtl.runtime.opening import choose
     from edgemtl.runtime.verify import verify as replay
 
-    folder, watch = bundle or newest("bundle"), Watch()
+    choose(runtime)
+    folder, watch = bundle or chosen("bundle"), Watch()
     with watch.watching():
         found = replay(folder, layout=layout, atol=atol, rtol=rtol, threads=threads)
     report = msgspec.structs.replace(found, device=watch.device)
@@ -59,6 +62,7 @@ def bench(
     bundle: BundlePath = None,
     layout: Layout = None,
     threads: Threads = None,
+    runtime: Runtime = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Default: the smallest of the bundle.")] = None,
     duration_s: Annotated[
         float, typer.Option("--duration", help="Seconds for each way of running it.")
@@ -81,12 +85,16 @@ def bench(
 ) -> None:
     """Measure latency, memory, load time and size of a bundle."""
     from edgemtl.bench.document import as_document, read_report
-    from edgemtl.bench.gate import judge, parse_gates
+    from edgemtl.bench.gate import check_gates, judge, parse_gates
     from edgemtl.bench.suite import BenchSettings
     from edgemtl.bench.suite import bench as measure
+    from edgemtl.core.report import BenchReport
+    from edgemtl.runtime.opening import choose
     from edgemtl.runtime.video import parse_keyframes
 
+    choose(runtime)
     gates = parse_gates(minimum=minimum or (), maximum=maximum or (), max_regress=max_regress or ())
+    check_gates(gates, BenchReport, baseline=baseline)
     base = None if baseline is None else read_report(baseline)
     settings = BenchSettings(
         layout=layout,
@@ -98,21 +106,31 @@ def bench(
         rates=tuple(rates or ()),
         keyframes=None if keyframes is None else parse_keyframes(keyframes),
     )
-    report = measure(bundle or newest("bundle"), settings)
+    report = measure(bundle or chosen("bundle"), settings)
     show(report, as_json=as_json, out=out)
     gate(judge(as_document(report), gates, baseline=base, force=force))
 
 
 def run(
-    bundle: Annotated[Path, typer.Argument(help="The bundle.")],
-    images: Annotated[list[Path], typer.Argument(help="Pictures, or .npy arrays.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[BUNDLE] IMAGES...", help="Pictures, .npy arrays, folders. Default bundle: the newest."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Where to write predictions.")] = Path("predictions"),
     task: Annotated[list[str] | None, typer.Option(help="A task; repeat for several. Default: all.")] = None,
     threads: Threads = None,
+    runtime: Runtime = None,
 ) -> None:
     """Predict for images: a picture and an .npz file of the raw outputs for each."""
+    from edgemtl.core.bundle import MANIFEST
     from edgemtl.predict import predict
+    from edgemtl.runtime.opening import choose
 
+    choose(runtime)
+    named = (paths[0] / MANIFEST).is_file()
+    bundle, images = (paths[0], paths[1:]) if named else (chosen("bundle"), paths)
     for path in predict(bundle, images, out, tasks=task, threads=threads):
         typer.echo(str(path))
 

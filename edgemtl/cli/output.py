@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import typer
 
 from edgemtl.core.errors import GateError
 from edgemtl.core.files import json_bytes, replacing
+from edgemtl.core.locate import newest
 
 if TYPE_CHECKING:
     from edgemtl.core.report import Verdict
@@ -32,6 +33,17 @@ def show(*reports: msgspec.Struct, as_json: bool, out: Path | None = None) -> No
     console = Console()
     for report in reports:
         console.print(view(report))
+
+
+def chosen(what: Literal["run", "bundle"]) -> Path:
+    """The newest run or bundle, for a command that names none; said on stderr.
+
+    Raises:
+        DataError: there is none.
+    """
+    path = newest(what)
+    typer.echo(f"{what}: {path}", err=True)
+    return path
 
 
 def gate(verdicts: tuple[Verdict, ...]) -> None:

@@ -45,7 +45,7 @@ def replacing(path: Path) -> Iterator[Path]:
     was.
 
     Raises:
-        RecipeError: ``path`` is the folder that one is in, which cannot be replaced from inside.
+        RecipeError: ``path`` has no name of its own, as ``.``: a folder is not replaced from inside.
         SetupError: the disk is full, or the folder is not writable.
     """
     if not path.name:

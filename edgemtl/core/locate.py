@@ -10,6 +10,7 @@ from edgemtl.core.errors import DataError, RecipeError, nearest
 
 RUNS = Path("runs")
 _MARKERS = {"run": "env.json", "bundle": "manifest.json"}
+_WRITTEN = ("env.json", "state.pt", "summary.json", "manifest.json")  # training goes on in an older run
 _VERBS = {"run": "train", "bundle": "export"}
 
 
@@ -32,7 +33,11 @@ def newest(what: Literal["run", "bundle"], root: Path = RUNS) -> Path:
         raise DataError(
             root, expected=f"a {what}", found="none", fix=f"Name one, or run `edgemtl {_VERBS[what]}`."
         )
-    return max(found, key=lambda path: path.stat().st_mtime).parent
+    return max((path.parent for path in found), key=_written)
+
+
+def _written(folder: Path) -> int:
+    return max(path.stat().st_mtime_ns for name in _WRITTEN if (path := folder / name).is_file())
 
 
 def recipes() -> dict[str, Path]:

@@ -12,6 +12,7 @@ from edgemtl.core.device import Device
 from edgemtl.core.errors import DataError
 
 FORMAT = 1
+SUMMARY = "summary.json"  # a run's report on its own checkpoint
 Scores = Mapping[str, Mapping[str, float]]
 
 

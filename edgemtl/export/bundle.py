@@ -19,6 +19,7 @@ from torch import Tensor
 from edgemtl import __version__
 from edgemtl.collapse import CollapsedModel
 from edgemtl.core.bundle import (
+    MANIFEST,
     Golden,
     InputInfo,
     Manifest,
@@ -28,6 +29,7 @@ from edgemtl.core.bundle import (
     sha256,
     write_manifest,
 )
+from edgemtl.core.errors import RecipeError
 from edgemtl.core.files import replacing
 from edgemtl.core.report import Scores, timestamp
 from edgemtl.export.graph import Array
@@ -55,7 +57,7 @@ def write_bundle(
     split: str = "",
     material: Material | None = None,
 ) -> Manifest:
-    """Write a bundle; what stood in ``folder`` is replaced once the new one is whole.
+    """Write a bundle; one that stood in ``folder`` is replaced once the new one is whole.
 
     Args:
         collapsed: the network with its certificate.
@@ -66,10 +68,12 @@ def write_bundle(
 
     Raises:
         GateError: the certificate is not good, or the network cannot be lowered within its budget.
-        RecipeError: the target lacks an operator of the network, or it does not fit an opset as old.
+        RecipeError: the target lacks an operator of the network, or it does not fit an opset as old; or
+            something else than a bundle is in ``folder``.
         SetupError: the folder cannot be written.
     """
     spec = spec or Export()
+    _check_free(folder)
     collapsed.certificate.check()
     model, (height, width) = collapsed.model, (images.shape[-2], images.shape[-1])
     material = material or Material()
@@ -127,6 +131,18 @@ def write_bundle(
         manifest = msgspec.structs.replace(manifest, files=files)
         write_manifest(draft, manifest)
     return manifest
+
+
+def _check_free(folder: Path) -> None:
+    """Refuse to replace anything but a bundle."""
+    free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not free and not (folder / MANIFEST).is_file():
+        raise RecipeError(
+            "--out",
+            expected="a folder that does not exist or is empty, or a bundle to replace",
+            found=str(folder),
+            fix="Name another.",
+        )
 
 
 def _lower(

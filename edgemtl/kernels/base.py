@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import ClassVar
 
 import msgspec
 import torch
@@ -29,10 +28,8 @@ class KernelMethod(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The base of every method's spec; a member lives in a file of its own and joins ``KernelSpec``.
 
     ``layers``: patterns of the layers to overparameterize, matched against ``STAGE.path.in.module``.
-    ``exact_start``: whether a network computes at the start what it computed before.
     """
 
-    exact_start: ClassVar[bool] = True
     layers: tuple[str, ...] = ("*",)
 
     def wants(self, layer: str) -> bool:

@@ -11,7 +11,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -125,8 +125,6 @@ class Block(nn.Module):
 
 class BlockMethod(KernelMethod, frozen=True, kw_only=True):
     """The base of the methods that replace a convolution and the normalization after it by a block."""
-
-    exact_start: ClassVar[bool] = False
 
     def beside(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> list[Branch]:
         """The branches to run beside these two, which stay a branch as they are; the kernel's sizes are odd.

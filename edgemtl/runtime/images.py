@@ -12,6 +12,7 @@ from edgemtl.core.bundle import InputInfo
 from edgemtl.core.errors import DataError, SetupError
 
 Pixels = NDArray[np.float32]
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".npy"}
 
 
 def load_image(path: Path, info: InputInfo) -> Pixels:
@@ -30,6 +31,24 @@ def load_image(path: Path, info: InputInfo) -> Pixels:
     if pixels.shape[:2] != (info.height, info.width):
         pixels = _resize(pixels, info.height, info.width)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+
+
+def pictures_of(folder: Path) -> list[Path]:
+    """The pictures right in a folder, by their suffix, in the order of their names.
+
+    Raises:
+        DataError: it has none.
+    """
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not found:
+        names = ", ".join(sorted(path.name for path in folder.iterdir())[:3])
+        raise DataError(
+            folder,
+            expected="pictures, or a bundle with manifest.json",
+            found=names or "an empty folder",
+            fix="Name a folder of pictures, or the bundle that `edgemtl export` printed.",
+        )
+    return found
 
 
 def _read_picture(path: Path) -> Pixels:

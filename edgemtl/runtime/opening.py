@@ -52,6 +52,16 @@ def open_session(path: Path, file: ModelFile, threads: int) -> Session:
     return RUNTIMES[_choice()].open(path, file, threads)
 
 
+def choose(runtime: str | None) -> None:
+    """Let this process, and those that it starts, run bundles with ``runtime``; None leaves it as it is.
+
+    Raises:
+        SetupError: there is no such runtime.
+    """
+    if runtime is not None:
+        os.environ[CHOICE] = _checked("--runtime", runtime)
+
+
 def load_runtime() -> None:
     """Import the library of the runtime that ``open_session`` takes, which costs memory and time of its own.
 
@@ -62,7 +72,10 @@ def load_runtime() -> None:
 
 
 def _choice() -> str:
-    choice = os.environ.get(CHOICE) or "ort"
+    return _checked(CHOICE, os.environ.get(CHOICE) or "ort")
+
+
+def _checked(where: str, choice: str) -> str:
     if choice not in RUNTIMES:
-        raise SetupError(CHOICE, expected="a runtime", found=f"`{choice}`", fix=nearest(choice, RUNTIMES))
+        raise SetupError(where, expected="a runtime", found=f"`{choice}`", fix=nearest(choice, RUNTIMES))
     return choice

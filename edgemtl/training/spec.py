@@ -16,8 +16,8 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long, how fast and on what.
 
-    ``batch`` is the global batch: N processes take an N-th each. ``factor_optimizer``: their own for the
-    factors of kernels, which ``optimizer`` trains too without it. ``update``: see ``training.steps``,
+    ``batch`` is the global batch: N processes take an N-th each. ``factor_optimizer`` trains the
+    factors of kernels; without it ``optimizer`` does. ``update``: see ``training.steps``,
     ``aggregation``: ``training.aggregation``, ``distill``: ``training.distill``. ``ema``: decay of an average
     of the weights, which is then what is evaluated, saved and collapsed. ``workers`` load data beside the
     training process. ``evaluate_every`` counts epochs, ``checkpoint_every_s`` seconds; a checkpoint is also

@@ -65,8 +65,13 @@ def test_debug_stands_before_or_after_the_verb(words: list[str], tmp_path: Path)
 @pytest.mark.parametrize(
     ("given", "read"),
     [
-        ("bench --rates a=1 b=1/3 c=1/2 here", ["bench", "--rates", "a=1,b=1/3,c=1/2", "here"]),
-        ("bench --rates a=1 here/x=1/3", ["bench", "--rates", "a=1", "here/x=1/3"]),
+        (
+            "bench --rates a=1 b=1/3 c=1/2 here",
+            ["bench", "--rates", "a=1", "--rates", "b=1/3", "--rates", "c=1/2", "here"],
+        ),
+        ("bench --min a.b=1 c=2", ["bench", "--min", "a.b=1", "--min", "c=2"]),
+        ("export --keep a=fp16 b=fp32 --json", ["export", "--keep", "a=fp16", "--keep", "b=fp32", "--json"]),
+        ("train here --out x a=1 b=2", ["train", "here", "--out", "x", "a=1", "b=2"]),
         ("bench --rates a=1 --rates b=1/2", ["bench", "--rates", "a=1", "--rates", "b=1/2"]),
         ("train recipe seed=1 --out x seed=2", ["train", "recipe", "seed=1", "--out", "x", "seed=2"]),
         ("bench --rates", ["bench", "--rates"]),

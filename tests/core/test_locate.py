@@ -46,6 +46,15 @@ def test_one_inside_another_is_part_of_it(tmp_path: Path, what: str) -> None:
     assert newest(what, tmp_path / "runs") == run
 
 
+@pytest.mark.parametrize("written", ["state.pt", "summary.json"])
+def test_a_run_that_went_on_is_the_newest(tmp_path: Path, written: str) -> None:
+    old = make(tmp_path / "old", "run", age_s=2)
+    new = make(tmp_path / "new", "run", age_s=1)
+    assert newest("run", tmp_path) == new
+    (old / written).touch()
+    assert newest("run", tmp_path) == old
+
+
 @pytest.mark.parametrize("root", ["", "nowhere"])
 def test_nothing_there_is_a_data_error(tmp_path: Path, what: str, root: str) -> None:
     with pytest.raises(DataError, match=f"expected a {what}, found none. Name one, or run `edgemtl "):

@@ -109,6 +109,15 @@ def test_a_failing_export_leaves_the_old_bundle(
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+@pytest.mark.parametrize("name", ["thesis.txt", "env.json"])
+def test_what_is_no_bundle_is_never_replaced(collapsed: CollapsedModel, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("years of work")
+    for place in (tmp_path, tmp_path / name):
+        with pytest.raises(RecipeError, match="--out: expected a folder that does not exist or is empty, or"):
+            write_bundle(collapsed, place, name="net", images=images(1))
+    assert (tmp_path / name).read_text() == "years of work"
+
+
 def test_a_bundle_for_boards_carries_their_scripts_and_verifies(tmp_path: Path) -> None:
     model = collapse(network(Factorized()), SIZE)
     spec = Export(target="jetson-agx-orin", jetpack="6.2")
