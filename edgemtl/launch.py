@@ -124,7 +124,7 @@ def _train_into(fabric: Fabric, recipe: Recipe, path: Path, watch: Watch) -> Pat
 
 def _model(recipe: Recipe, splits: Splits) -> MultitaskModel:
     model = build_model(recipe, pretrained=True)
-    for size in {splits.train.size, splits.augment.crop or splits.train.size}:
+    for size in {splits.train.size, splits.augment.crop or splits.train.size, splits.watch.size}:
         check_size(model, size)
     return model
 

@@ -26,7 +26,8 @@ def predict(
     arrays). A folder among ``images`` stands for the pictures in it.
 
     Raises:
-        RecipeError: there is no image, two have the same name, or there is no such task.
+        RecipeError: there is no image, two have the same name, a picture would replace one of them, or there
+            is no such task.
         DataError: an image cannot be read, or a folder has none.
         BundleError: the bundle is damaged.
         SetupError: ``out`` cannot be written, or the runtime is missing.
@@ -40,6 +41,11 @@ def predict(
             raise RecipeError(
                 "images", expected="names that differ", found=f"`{name}` twice", fix="Run them one by one."
             )
+    given = {path.resolve() for path in images}
+    if taken := [path for name in names if (path := out / f"{name}.png").resolve() in given]:
+        raise RecipeError(
+            "--out", expected="a folder without the images", found=str(taken[0]), fix="Name another folder."
+        )
     runner = BundleRunner(bundle, tasks=tasks, threads=threads)
     for path in images:
         image = load_image(path, runner.manifest.input)

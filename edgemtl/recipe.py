@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,7 +26,16 @@ Groups = tuple[tuple[str, ...], ...]
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 1e-3 is a number, as everywhere but in YAML 1.1."""
+    """Safe YAML in which 1e-3 is a number, as everywhere but in YAML 1.1, and no key stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key `{key.value}` stands twice", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
@@ -64,7 +73,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     kernel: KernelSpec = Plain()
     balancing: BalancingSpec = Fixed()
     training: Training = Training()
-    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
 
     def __post_init__(self) -> None:
         for name in self.tasks:
@@ -215,7 +224,9 @@ def _check_struct(value: dict[str, Any], structs: list[inspect.StructType], path
     known = {*fields, *([chosen.tag_field] if chosen.tag_field else [])}
     for key, below in value.items():
         if key not in known:
-            raise RecipeError(path, expected="a known key", found=f"`{key}`", fix=nearest(str(key), known))
+            deeper = min(_deeper(key, chosen, ""), key=lambda place: place.count("."), default="")
+            fix = f"Did you mean `{deeper[1:]}`?" if deeper else nearest(str(key), known)
+            raise RecipeError(path, expected="a known key", found=f"`{key}`", fix=fix)
         if key in fields:
             _check_names(below, fields[key].type, f"{path}.{key}")
     for name, field in fields.items():
@@ -225,6 +236,16 @@ def _check_struct(value: dict[str, Any], structs: list[inspect.StructType], path
         msgspec.convert(value, chosen.cls)
     except msgspec.ValidationError as error:
         raise _wrong_value(value, path, str(error)) from error
+
+
+def _deeper(key: object, kind: inspect.Type, path: str) -> Iterator[str]:
+    """Where below a part of a recipe a key is known."""
+    for option in kind.types if isinstance(kind, inspect.UnionType) else (kind,):
+        for field in option.fields if isinstance(option, inspect.StructType) else ():
+            below = f"{path}.{field.encode_name}"
+            if field.encode_name == key:
+                yield below
+            yield from _deeper(key, field.type, below)
 
 
 def _wrong_value(value: Any, path: str, error: str) -> RecipeError:

@@ -31,7 +31,7 @@ from edgemtl import __version__, recipe
 from edgemtl.backbones import load_weights
 from edgemtl.collapse import CollapsedModel, fold
 from edgemtl.core.bundle import sha256
-from edgemtl.core.errors import DataError
+from edgemtl.core.errors import DataError, RecipeError
 from edgemtl.core.files import json_bytes, replacing
 from edgemtl.core.inspection import Certificate
 from edgemtl.core.plan import SharingPlan
@@ -109,17 +109,29 @@ class Run:
                 found=f"format {found.format}, written by edgemtl {found.edgemtl}",
                 fix=f"Use edgemtl {found.edgemtl}, or train again.",
             )
-        return cls(path, recipe.load(path / "recipe.yaml"))
+        try:
+            return cls(path, recipe.load(path / "recipe.yaml"))
+        except RecipeError as error:
+            raise DataError(
+                path / "recipe.yaml", expected="the recipe of this run", found=str(error), fix=_RESTORE
+            ) from error
 
     @cached_property
     def samples(self) -> Batch:
-        """A few validation images with labels."""
+        """A few validation images with labels.
+
+        Raises:
+            DataError: the file is missing or damaged.
+        """
         path = self.path / SAMPLES
         tensors = read_tensors(path, fix=_RESTORE)
-        image = tensors.pop("image")
-        labels = {name.removeprefix("label."): value for name, value in tensors.items()}
         with safetensors.safe_open(path, framework="pt") as file:
-            return Batch(tuple(file.metadata()["ids"].split("\n")), image, labels)
+            ids = (file.metadata() or {}).get("ids", "").split("\n")
+        image = tensors.pop("image", None)
+        if image is None or len(image) != len(ids):
+            raise DataError(path, expected="images with their ids", found="other tensors", fix=_RESTORE)
+        labels = {name.removeprefix("label."): value for name, value in tensors.items()}
+        return Batch(tuple(ids), image, labels)
 
     @property
     def metrics(self) -> list[Record]:

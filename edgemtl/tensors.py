@@ -15,18 +15,18 @@ from edgemtl.core.errors import DataError
 from edgemtl.core.files import replacing
 
 
-def read_tensors(
-    path: Path, *, fix: str = "Save the state dict with safetensors; code in a file is never executed."
-) -> dict[str, Tensor]:
+def read_tensors(path: Path, *, fix: str | None = None) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, or of a torch file that holds nothing but tensors. ``fix`` is what
-    to do about a file that is none, as the error says it.
+    to do about a file that is missing or none, as the error says it.
 
     Raises:
         DataError: the file is missing, damaged, or a pickle with code in it.
     """
     if not path.is_file():
-        raise DataError(path, expected="a weights file", found="no such file", fix="Check the path.")
-    found = load_without_code(path, "tensors alone", fix)
+        missing = fix or "Check the path."
+        raise DataError(path, expected="a file of tensors", found="no such file", fix=missing)
+    advice = "Save the state dict with safetensors; code in a file is never executed."
+    found = load_without_code(path, "tensors alone", fix or advice)
     # Training scripts often wrap the weights together with an epoch and an optimizer.
     for key in ("state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):

@@ -187,7 +187,7 @@ def inspect(subject: str, overrides: Sequence[str] = ()) -> Inspection:
         run = Run.open(path)
         return inspect_model(subject, build_model(run.recipe), run.size)
     recipe = load(find_recipe(subject), overrides)
-    return inspect_model(subject, build_model(recipe), recipe.data.dataset("train").size)
+    return inspect_model(subject, build_model(recipe), recipe.data.image_size)
 
 
 def check_data(recipe: Recipe, limit: int | None = None) -> Iterator[DataCheck]:

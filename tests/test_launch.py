@@ -16,6 +16,7 @@ pytest.importorskip("torch")
 from edgemtl import workflow
 from edgemtl.core.errors import DataError, RecipeError, SetupError, TrainingError
 from edgemtl.launch import _claim, rehearse
+from tests.data import pictures
 from tests.tiny import tiny
 
 
@@ -104,3 +105,17 @@ def test_a_process_that_was_killed_is_an_error_of_training(tmp_path: Path) -> No
     killed = partial(signal.raise_signal, signal.SIGKILL)
     with pytest.raises(TrainingError, match=r"training process 0: expected to finish, found .*SIGKILL"):
         workflow.train(tiny("training.devices=2"), tmp_path / "run", watch=killed)
+
+
+def test_a_val_split_that_is_too_small_for_the_network_is_refused(tmp_path: Path) -> None:
+    root = pictures.write(tmp_path, images=4, size=(16, 24))
+    shutil.rmtree(root / "val")
+    shutil.move(pictures.write(tmp_path / "small", size=(1, 2)) / "val", root / "val")
+    labels = "{segmentation: {type: classes, names: [road, car, sky], void: [255]}}"
+    recipe = tiny(
+        f"data={{type: folder, root: {root}, labels: {labels}}}",
+        "tasks={segmentation: {classes: 3}}",
+        "plan={}",
+    )
+    with pytest.raises(RecipeError, match=r"expected a network that takes images of 1x2"):
+        rehearse(recipe)

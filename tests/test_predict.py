@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from edgemtl.core.errors import DataError, RecipeError
 from edgemtl.predict import predict
@@ -29,6 +30,17 @@ def test_a_folder_stands_for_the_pictures_in_it(image: Path, tmp_path: Path) -> 
     out = tmp_path / "out"
     found = list(predict(TINY, [tmp_path], out))
     assert found == [out / "attic.png", out / "room.png"]
+
+
+def test_an_image_is_never_replaced_by_its_prediction(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (16, 12), "teal").save(photo)
+    before = photo.read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path)
+    for out in (tmp_path, tmp_path / "link"):
+        with pytest.raises(RecipeError, match=r"--out: expected a folder without the images, found .*photo"):
+            list(predict(TINY, [tmp_path], out))
+    assert photo.read_bytes() == before
 
 
 def test_no_picture_is_an_error(tmp_path: Path) -> None:

@@ -54,6 +54,19 @@ def test_what_ships_survives_being_written_out(tmp_path: Path, name: str) -> Non
     assert first.name == name
 
 
+@pytest.mark.parametrize("text", ["seed: 1\nname: a\nseed: 2\n", "training: {epochs: 1, epochs: 2}\n"])
+def test_a_key_stands_once(tmp_path: Path, text: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=r"the key `(seed|epochs)` stands twice.*line"):
+        load(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_torch_does_not_take(seed: int) -> None:
+    with pytest.raises(RecipeError, match=r"\$\.seed: expected "):
+        recipe(f"seed={seed}")
+
+
 def test_a_dump_says_everything() -> None:
     text = dump(parse(without("plan", "kernel", "balancing", "training")))
     for key in (
@@ -205,6 +218,8 @@ def test_the_tree_given_stays_as_it_was() -> None:
             r"override backbone.widths.0: expected `widths` to have keys, found \[4, 8\]",
         ),
         ("training.epoch=3", r"\$\.training: expected a known key, found `epoch`. Did you mean `epochs`\?"),
+        ("epochs=3", r"\$: expected a known key, found `epochs`. Did you mean `training.epochs`\?"),
+        ("lr=3", r"\$: expected a known key, found `lr`. Did you mean `training.optimizer.lr`\?"),
         ("trainig.epochs=3", r"\$: expected a known key, found `trainig`. Did you mean `training`\?"),
     ],
 )

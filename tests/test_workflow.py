@@ -17,7 +17,7 @@ from edgemtl import workflow
 from edgemtl.core.errors import DataError, RecipeError
 from edgemtl.core.report import EvalReport
 from edgemtl.export import Export
-from edgemtl.run import Run
+from edgemtl.run import Run, read_evaluation
 from edgemtl.runtime.verify import verify
 from edgemtl.runtime.video import Keyframes
 from edgemtl.tensors import read_tensors, write_tensors
@@ -133,6 +133,42 @@ def test_damaged_weights_of_a_run_are_to_be_copied_or_trained_again(run: Run, tm
     last.write_bytes(last.read_bytes()[:500])
     with pytest.raises(DataError, match=r"last\.safetensors: .* Copy the run again .* or train again"):
         workflow.collapse(other, evaluate=False)
+
+
+@pytest.mark.parametrize("content", [None, b"{", b"training: {epochs: x}"])
+def test_a_run_whose_recipe_is_damaged_is_damaged_data(
+    content: bytes | None, run: Run, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(run.path, tmp_path / "run")) / "recipe.yaml"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"run/recipe\.yaml: expected the recipe of this run.*Copy the run again"
+    ):
+        Run.open(path.parent)
+
+
+@pytest.mark.parametrize("metadata", [None, {"ids": "one"}])
+def test_samples_without_their_ids_are_damaged(
+    metadata: dict[str, str] | None, run: Run, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(run.path, tmp_path / "run")) / "samples.safetensors"
+    write_tensors(read_tensors(path), path, metadata)
+    with pytest.raises(DataError, match=r"expected images with their ids.*Copy the run again"):
+        _ = Run.open(path.parent).samples
+    path.unlink()
+    with pytest.raises(DataError, match=r"found no such file. Copy the run again"):
+        _ = Run.open(path.parent).samples
+
+
+def test_a_report_of_another_kind_is_no_baseline() -> None:
+    with pytest.raises(DataError, match="Invalid enum value 'bench'"):
+        read_evaluation(Path(__file__).parent / "fixtures" / "bench_report.json")
+
+
+def test_the_network_of_a_recipe_is_inspected_without_its_data() -> None:
+    assert workflow.inspect("nyuv2_compact", ["data.root=nowhere"]).parameters > 0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

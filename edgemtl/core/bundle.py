@@ -211,6 +211,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(
             path, expected="a manifest", found=str(error), fix="Copy the bundle again or export it again."
         ) from error
+    _check_layouts(path, manifest)
     _check_paths(path, manifest)
     _check_tensors(path, manifest)
     _check_hashes(folder, manifest)
@@ -219,6 +220,18 @@ def read_manifest(folder: Path) -> Manifest:
 
 class _Format(msgspec.Struct):
     format: int
+
+
+def _check_layouts(where: Path, manifest: Manifest) -> None:
+    found = manifest.layouts
+    if not (manifest.tasks and found and found.keys() <= {"merged", "split"} and all(found.values())):
+        layouts = ", ".join(f"{name} of {len(files)} files" for name, files in found.items())
+        raise BundleError(
+            where,
+            expected="tasks, and the files of the layout merged or split",
+            found=f"{len(manifest.tasks)} tasks; {layouts or 'no layout'}",
+            fix="Export the bundle again with `edgemtl export`.",
+        )
 
 
 def _check_paths(where: Path, manifest: Manifest) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -43,8 +42,19 @@ def _written(folder: Path) -> int:
 def recipes() -> dict[str, Path]:
     """The recipes that ship with edgemtl, by name: those of the checkout, or else where pip put them."""
     here = Path(__file__).resolve().parents[2] / "recipes"
-    folder = here if here.is_dir() else Path(sys.prefix) / "share" / "edgemtl" / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    found = here.glob("*.yaml") if here.is_dir() else _installed("share/edgemtl/recipes/")
+    return {path.stem: path for path in sorted(found)}
+
+
+def _installed(folder: str) -> list[Path]:
+    """The files that pip keeps in a folder of its data, which lies elsewhere with each way to install."""
+    from importlib import metadata
+
+    try:
+        files = metadata.files("edgemtl") or []
+    except metadata.PackageNotFoundError:
+        return []
+    return [Path(str(file.locate())).resolve() for file in files if folder in file.as_posix()]
 
 
 def find_recipe(name: str) -> Path:

@@ -86,7 +86,7 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     settings, where these were given, a ``moving`` and a ``still`` one.
     """
 
-    kind: str = "bench"
+    kind: Literal["bench"] = "bench"
     format: int = FORMAT
     bundle: str
     manifest_sha256: str
@@ -132,7 +132,7 @@ class EvalReport(msgspec.Struct, frozen=True, kw_only=True):
     ``video`` the baseline is the same bundle with all tasks on every frame. ``device`` is where it ran.
     """
 
-    kind: str = "evaluate"
+    kind: Literal["evaluate"] = "evaluate"
     format: int = FORMAT
     subject: str
     network: str
@@ -178,7 +178,7 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     ``atol`` is the bundle's, for the tasks that have none of their own. ``device`` is where it was verified.
     """
 
-    kind: str = "verify"
+    kind: Literal["verify"] = "verify"
     format: int = FORMAT
     bundle: str
     manifest_sha256: str

@@ -56,6 +56,15 @@ class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """The names that ``dataset`` takes; the first is the one to train on."""
         return ("train", "val")
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the images. A member whose spec says so need not open them.
+
+        Raises:
+            DataError: as ``dataset``.
+        """
+        return self.dataset(self.splits[0]).size
+
     def dataset(self, split: str) -> Dataset:
         """Open a split.
 

@@ -42,6 +42,7 @@ class FileData(Data, frozen=True, kw_only=True):
     """
 
     complete: ClassVar[bool] = False  # whether every image must have every label
+    source: ClassVar[str] = "Let `root` have train/ and val/, each with image/ and one folder for each label."
 
     root: str
     size: tuple[Side, Side] | None = None
@@ -59,6 +60,11 @@ class FileData(Data, frozen=True, kw_only=True):
         more = {"holdout": self.holdout, "video": (self._root / "video").is_dir()}
         return ("train", "val", *(split for split, is_there in more.items() if is_there))
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """``size``, or that of the first image."""
+        return self.size or super().image_size
+
     def dataset(self, split: str) -> FileSplit:
         """Open a split: its first sample is read, the others when they are asked for."""
         if split not in self.splits:
@@ -69,7 +75,7 @@ class FileData(Data, frozen=True, kw_only=True):
                 fix=nearest(split, self.splits),
             )
         folder = self._root / ("train" if split == "holdout" else split)
-        entries = find_entries(folder, self.files, complete=self.complete)
+        entries = find_entries(folder, self.files, self.source, complete=self.complete)
         if folder.name == "train" and self.holdout:
             entries = self._divide(folder, entries)[split]
         videos = _videos(entries) if split == "video" else []
@@ -214,8 +220,10 @@ class _Cache:
         self.known[index] = True
 
 
-def find_entries(folder: Path, files: Mapping[str, LabelFiles], *, complete: bool) -> list[Entry]:
-    """The images of a split's folder, with what labels they have.
+def find_entries(
+    folder: Path, files: Mapping[str, LabelFiles], source: str, *, complete: bool
+) -> list[Entry]:
+    """The images of a split's folder, with what labels they have. ``source`` says how to get them.
 
     Raises:
         DataError: a folder has no files, or a label has no image; with ``complete``, an image lacks a label.
@@ -232,7 +240,7 @@ def find_entries(folder: Path, files: Mapping[str, LabelFiles], *, complete: boo
                 folders[kind],
                 expected=f"files ({', '.join(SUFFIXES)})",
                 found="none",
-                fix="Let `root` be a folder with train/ and val/, each with image/ and a folder a label.",
+                fix=source,
             )
         missing = [path for name, path in everything.items() if name not in found]
         if missing and kind == IMAGE and not complete:

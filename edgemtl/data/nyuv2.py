@@ -36,6 +36,9 @@ class NYUv2(FileData, frozen=True, kw_only=True, tag="nyuv2"):
     """795 images to train on and 654 for validation, of rooms, with 13 classes, depth and normals."""
 
     complete: ClassVar[bool] = True
+    source: ClassVar[str] = (
+        "Unpack the release of MTAN (https://github.com/lorenmt/mtan) there; scenes_quickstart needs no data."
+    )
 
     @property
     def files(self) -> Mapping[str, LabelFiles]:

@@ -48,10 +48,10 @@ class Sample:
     labels: dict[str, Tensor]
 
     def resized(self, size: tuple[int, int]) -> Sample:
-        """At (height, width): the image averaged over areas, labels from the nearest pixels."""
+        """At (height, width): the image as a device resizes it (``InputInfo``), labels by nearest pixels."""
         height, width = self.image.shape[-2:]
         rows, columns = nearest_pixels(height, size[0]), nearest_pixels(width, size[1])
-        (image,) = F.interpolate(self.image[None], size, mode="area")
+        (image,) = F.interpolate(self.image[None], size, mode="bilinear", antialias=True)
         labels = {name: label[..., rows, :][..., columns] for name, label in self.labels.items()}
         return Sample(self.id, image, labels)
 

@@ -20,6 +20,7 @@ from edgemtl import __version__
 from edgemtl.collapse import CollapsedModel
 from edgemtl.core.bundle import (
     MANIFEST,
+    SUMS,
     Golden,
     InputInfo,
     Manifest,
@@ -136,7 +137,8 @@ def write_bundle(
 def _check_free(folder: Path) -> None:
     """Refuse to replace anything but a bundle."""
     free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    if not free and not (folder / MANIFEST).is_file():
+    bundle = all((folder / name).is_file() for name in (MANIFEST, SUMS))
+    if not free and not bundle:
         raise RecipeError(
             "--out",
             expected="a folder that does not exist or is empty, or a bundle to replace",

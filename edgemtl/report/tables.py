@@ -25,7 +25,8 @@ def bench_table(report: BenchReport) -> Table:
     """Every way of running a bundle: latency, memory, size, MACs. A star marks the layout that the caption
     is about."""
     settings = report.settings
-    title = f"{report.bundle}: batch {settings['batch']}, threads {settings['threads']}"
+    runtime = f" on {report.device.runtime}" if report.device.runtime else ""
+    title = f"{report.bundle}{runtime}: batch {settings['batch']}, threads {settings['threads']}"
     table = new_table(title, "", "p50 ms", "p99 ms", "mem MiB", "file MiB", "MMAC")
     for name, measure in report.layouts.items():
         table.add_row(Name(f"{name} *" if name == settings["layout"] else name), *_measure_cells(measure))

@@ -103,7 +103,7 @@ def test_tensors_of_another_network_are_refused(tmp_path: Path, content: object,
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere.pt: expected a weights file, found no such file"):
+    with pytest.raises(DataError, match=r"nowhere.pt: expected a file of tensors, found no such file"):
         read_tensors(tmp_path / "nowhere.pt")
 
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -120,6 +121,13 @@ def models(path: str) -> Callable[[Manifest], dict[str, object]]:
 def test_a_model_outside_the_bundle(folder: Path, path: str) -> None:
     replace(folder, **models(path)(READ))
     with pytest.raises(BundleError, match="paths inside the bundle"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("layouts", [{}, {"merged": ()}, {"whole": READ.layouts["merged"]}])
+def test_a_manifest_without_files_to_run(folder: Path, layouts: dict[str, Any]) -> None:
+    replace(folder, layouts=layouts)
+    with pytest.raises(BundleError, match="the files of the layout merged or split"):
         read_manifest(folder)
 
 

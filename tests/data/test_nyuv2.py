@@ -206,7 +206,5 @@ def test_a_size_resizes_what_is_read(nyuv2_root: Path) -> None:
     halved = NYUv2(root=str(nyuv2_root), size=(36, 48)).dataset("train")
     assert halved.size == (36, 48)
     sample = halved[0]
-    areas = stored.image.reshape(3, 36, 2, 48, 2).mean((2, 4))
-    torch.testing.assert_close(sample.image, areas)
     for name, label in sample.labels.items():
         assert torch.equal(label, stored.labels[name][..., 1::2, 1::2]), name

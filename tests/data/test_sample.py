@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from edgemtl.core.bundle import InputInfo
 from edgemtl.data.check import LAYOUT
 from edgemtl.data.sample import Batch, LabelInfo, Sample
+from edgemtl.runtime.images import load_image
 
 
 def sample(index: int) -> Sample:
@@ -22,6 +27,15 @@ def test_a_batch_stacks_samples_and_gives_them_back() -> None:
         assert batch[index].id == original.id
         assert torch.equal(batch[index].image, original.image)
         assert torch.equal(batch[index].labels["depth"], original.labels["depth"])
+
+
+@pytest.mark.parametrize("size", [(12, 16), (16, 21), (24, 32), (48, 64)])
+def test_training_resizes_images_as_a_device_does(tmp_path: Path, size: tuple[int, int]) -> None:
+    image = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(0))
+    np.save(tmp_path / "image.npy", image.numpy())
+    found = Sample("a", image, {}).resized(size).image
+    expected = load_image(tmp_path / "image.npy", InputInfo(*size, batch=(1, 1)))
+    torch.testing.assert_close(found, torch.from_numpy(expected[0]), rtol=0, atol=1e-5)
 
 
 def test_a_batch_moves_whole() -> None:

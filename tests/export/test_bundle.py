@@ -109,7 +109,7 @@ def test_a_failing_export_leaves_the_old_bundle(
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-@pytest.mark.parametrize("name", ["thesis.txt", "env.json"])
+@pytest.mark.parametrize("name", ["thesis.txt", "env.json", "manifest.json"])
 def test_what_is_no_bundle_is_never_replaced(collapsed: CollapsedModel, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("years of work")
     for place in (tmp_path, tmp_path / name):
