@@ -46,7 +46,7 @@ def measure(quick: bool) -> Outcome:
     overrides = QUICK if quick else FULL
     recipe, splits = open_splits(recipes.load(RECIPE, overrides))
     rates = images_per_s(splits.train)
-    mean = evaluate(mean_predictor(splits.train), recipe.tasks, eval_batches(splits.watch, batch=16))
+    mean = evaluate(mean_predictor(splits.train), recipe.tasks, eval_batches(splits.validation, batch=16))
     scores: dict[str, Scores] = {MEAN: mean.scores}
     waits: dict[str, list[float]] = {}
     for name, widths in WIDTHS.items():

@@ -33,22 +33,22 @@ from edgemtl.training.trainer import Splits, Trainer
 from edgemtl.twins import open_twins
 
 SAMPLES = 8  # validation images that a run keeps for certificates, golden samples and pictures
-Watch = Callable[[], AbstractContextManager[Observer | None]]
+OpenObserver = Callable[[], AbstractContextManager[Observer | None]]
 
 
-def start(recipe: Recipe, out: Path | None, watch: Watch) -> Run:
+def start(recipe: Recipe, out: Path | None, observe: OpenObserver) -> Run:
     """Train a recipe into a new run, in as many processes as it asks for. See ``workflow.train``."""
-    return _launch(make_fabric(recipe.training), _train_new, recipe, out, watch)
+    return _launch(make_fabric(recipe.training), _train_new, recipe, out, observe)
 
 
-def go_on(run: Run, watch: Watch) -> Run:
+def go_on(run: Run, observe: OpenObserver) -> Run:
     """Train a run from its checkpoint to its end. See ``workflow.resume``."""
-    return _launch(make_fabric(run.recipe.training), _train_on, run.path, watch)
+    return _launch(make_fabric(run.recipe.training), _train_on, run.path, observe)
 
 
-def train_into(recipe: Recipe, path: Path, watch: Watch) -> Run:
+def train_into(recipe: Recipe, path: Path, observe: OpenObserver) -> Run:
     """Train a recipe into a run at ``path``, or go on with the one there: what is killed is called again."""
-    return _launch(make_fabric(recipe.training), _train_into, recipe, path, watch)
+    return _launch(make_fabric(recipe.training), _train_into, recipe, path, observe)
 
 
 def rehearse(recipe: Recipe) -> None:
@@ -98,33 +98,33 @@ def _telling(
     return path
 
 
-def _train_new(fabric: Fabric, recipe: Recipe, out: Path | None, watch: Watch) -> Path:
+def _train_new(fabric: Fabric, recipe: Recipe, out: Path | None, observe: OpenObserver) -> Path:
     recipe, splits = _read_splits(recipe)
     model = _model(recipe, splits)
     with _claimed(fabric, recipe.name, out) as path:
         trainer = _trainer(fabric, recipe, model, splits, path)
         if fabric.global_rank == 0:
-            Run.create(path, recipe, model.plan, _samples(splits.watch))
-    return _fit(fabric, Run(path, recipe), trainer, watch)
+            Run.create(path, recipe, model.plan, _samples(splits.validation))
+    return _fit(fabric, Run(path, recipe), trainer, observe)
 
 
-def _train_on(fabric: Fabric, path: Path, watch: Watch) -> Path:
+def _train_on(fabric: Fabric, path: Path, observe: OpenObserver) -> Path:
     run = Run.open(path)
     _, splits = _read_splits(run.recipe)
     # A run that was killed before its first checkpoint begins again.
     model = build_model(run.recipe, pretrained=not run.begun)
-    return _fit(fabric, run, _trainer(fabric, run.recipe, model, splits, path), watch)
+    return _fit(fabric, run, _trainer(fabric, run.recipe, model, splits, path), observe)
 
 
-def _train_into(fabric: Fabric, recipe: Recipe, path: Path, watch: Watch) -> Path:
+def _train_into(fabric: Fabric, recipe: Recipe, path: Path, observe: OpenObserver) -> Path:
     # The main process decides for all: others may come when it has laid out the run already.
     exists = fabric.broadcast(is_run(path))
-    return _train_on(fabric, path, watch) if exists else _train_new(fabric, recipe, path, watch)
+    return _train_on(fabric, path, observe) if exists else _train_new(fabric, recipe, path, observe)
 
 
 def _model(recipe: Recipe, splits: Splits) -> MultitaskModel:
     model = build_model(recipe, pretrained=True)
-    for size in {splits.train.size, splits.augment.crop or splits.train.size, splits.watch.size}:
+    for size in {splits.train.size, splits.augment.crop or splits.train.size, splits.validation.size}:
         check_size(model, size)
     return model
 
@@ -180,20 +180,20 @@ def _trainer(fabric: Fabric, recipe: Recipe, model: MultitaskModel, splits: Spli
     )
 
 
-def _fit(fabric: Fabric, run: Run, trainer: Trainer, watch: Watch) -> Path:
-    with watch() if fabric.global_rank == 0 else nullcontext() as observer:
+def _fit(fabric: Fabric, run: Run, trainer: Trainer, observe: OpenObserver) -> Path:
+    with observe() if fabric.global_rank == 0 else nullcontext() as observer:
         if run.begun:
             trainer.restore()
         found = trainer.fit(observer)
     if fabric.global_rank == 0:
         splits = trainer.splits
         split = "holdout" if splits.select else "val"
-        run.save_json(SUMMARY, run.report("checkpoint", split, len(splits.watch), found.scores))
+        run.save_json(SUMMARY, run.report("checkpoint", split, len(splits.validation), found.scores))
     return run.path
 
 
 def open_splits(recipe: Recipe) -> tuple[Recipe, Splits]:
-    """The splits to train and watch, and the recipe with its labels written out.
+    """The splits to train and validate on, and the recipe with its labels written out.
 
     Raises:
         DataError: the data are missing, damaged, too few or too small, or have no label for a task, or not of
@@ -245,7 +245,7 @@ def _read_splits(recipe: Recipe) -> tuple[Recipe, Splits]:
     """``open_splits``, and what stays of them in memory is there before workers fork or a run is laid out."""
     recipe, splits = open_splits(recipe)
     splits.train.preload()
-    splits.watch.preload()
+    splits.validation.preload()
     return recipe, splits
 
 

@@ -25,7 +25,7 @@ from edgemtl.export import Export, write_bundle
 from edgemtl.illustrate import illustrate
 from edgemtl.inspection import inspect_bundle, inspect_model
 from edgemtl.kernels import composed
-from edgemtl.launch import Watch, go_on, is_main_process, open_splits, start, train_into
+from edgemtl.launch import OpenObserver, go_on, is_main_process, open_splits, start, train_into
 from edgemtl.material import material_of
 from edgemtl.recipe import Recipe, load
 from edgemtl.run import Run, build_model, is_finished, is_run, read_evaluation
@@ -39,10 +39,12 @@ from edgemtl.twins import TWINS, open_twins, twin_of
 _LOG = logging.getLogger(__name__)
 
 
-def train(recipe: Recipe, out: Path | None = None, *, twins: bool = False, watch: Watch = nullcontext) -> Run:
+def train(
+    recipe: Recipe, out: Path | None = None, *, twins: bool = False, observe: OpenObserver = nullcontext
+) -> Run:
     """Train a recipe into a new run: ``out``, or runs/NAME, or runs/NAME-2 where that is taken.
 
-    ``twins``: then its twins too. ``watch`` opens an observer in the process that trains, as the console.
+    ``twins``: then its twins too. ``observe`` opens an observer in the process that trains, as the console.
 
     Raises:
         RecipeError: the recipe does not fit its data or this machine, or ``out`` is taken.
@@ -50,11 +52,11 @@ def train(recipe: Recipe, out: Path | None = None, *, twins: bool = False, watch
         TrainingError: a loss is not finite.
         SetupError: the run cannot be written.
     """
-    run = _illustrated(start(recipe, out, watch))
-    return _with_twins(run, watch) if twins else run
+    run = _illustrated(start(recipe, out, observe))
+    return _with_twins(run, observe) if twins else run
 
 
-def resume(path: Path, *, twins: bool = False, watch: Watch = nullcontext) -> Run:
+def resume(path: Path, *, twins: bool = False, observe: OpenObserver = nullcontext) -> Run:
     """Go on with a run where it was killed, to the weights that it would have had.
 
     With ``twins``, whichever of the run and its twins are finished stay as they are.
@@ -65,8 +67,8 @@ def resume(path: Path, *, twins: bool = False, watch: Watch = nullcontext) -> Ru
     """
     run = Run.open(path)
     if not (twins and run.finished):
-        run = _illustrated(go_on(run, watch))
-    return _with_twins(run, watch) if twins else run
+        run = _illustrated(go_on(run, observe))
+    return _with_twins(run, observe) if twins else run
 
 
 def collapse(run: Run, *, weights: str = "last", evaluate: bool = True) -> CollapsedModel:
@@ -207,7 +209,7 @@ def _illustrated(run: Run) -> Run:
     return run
 
 
-def _with_twins(run: Run, watch: Watch) -> Run:
+def _with_twins(run: Run, observe: OpenObserver) -> Run:
     for task in run.recipe.tasks:
         recipe, path = twin_of(run.recipe, task), run.path / TWINS / task
         if is_run(path) and Run.open(path).recipe != recipe:
@@ -218,7 +220,7 @@ def _with_twins(run: Run, watch: Watch) -> Run:
                 fix="Move it away to train it anew, or restore recipe.yaml.",
             )
         if not is_finished(path):
-            _illustrated(train_into(recipe, path, watch))
+            _illustrated(train_into(recipe, path, observe))
     return run
 
 

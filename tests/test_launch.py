@@ -104,7 +104,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_training(tmp_path: Pat
 def test_a_process_that_was_killed_is_an_error_of_training(tmp_path: Path) -> None:
     killed = partial(signal.raise_signal, signal.SIGKILL)
     with pytest.raises(TrainingError, match=r"training process 0: expected to finish, found .*SIGKILL"):
-        workflow.train(tiny("training.devices=2"), tmp_path / "run", watch=killed)
+        workflow.train(tiny("training.devices=2"), tmp_path / "run", observe=killed)
 
 
 def test_a_val_split_that_is_too_small_for_the_network_is_refused(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def train(
                 found=", ".join(beside),
                 fix="Leave it out, or train anew.",
             )
-        run = workflow.resume(Path(recipe), twins=twins, watch=training_console)
+        run = workflow.resume(Path(recipe), twins=twins, observe=training_console)
     else:
         changes = [*(overrides or []), *([f"training.devices={devices}"] if devices else [])]
         loaded = load(find_recipe(recipe), changes)
@@ -59,7 +59,7 @@ def train(
             rehearse(loaded)
             show(workflow.inspect(recipe, changes), as_json=False)
             return
-        run = workflow.train(loaded, out, twins=twins, watch=training_console)
+        run = workflow.train(loaded, out, twins=twins, observe=training_console)
     if is_main_process():
         typer.echo(str(run.path))
 
@@ -196,7 +196,7 @@ def export(
     if spec.devices and not jetpack:
         platforms = ", ".join(dict.fromkeys(str(device.platform) for device in spec.devices))
         hint = "name yours with --jetpack to use all that it can"
-        typer.echo(f"one bundle for {platforms}: opset {spec.newest_opset}; {hint}", err=True)
+        typer.echo(f"one bundle for {platforms}: opset {spec.written_opset}; {hint}", err=True)
     if manifest.lowered is not None:
         from rich.console import Console
 

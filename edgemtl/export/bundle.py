@@ -91,10 +91,10 @@ def write_bundle(
             layouts=spec.layouts,
             size=(height, width),
             batch=spec.batch,
-            opset=spec.newest_opset,
+            opset=spec.written_opset,
         )
         for path in sorted(draft.glob("*.onnx")):
-            check_model(spec.devices, path, spec.newest_opset)
+            check_model(spec.devices, path, spec.written_opset)
         if not spec.devices and "split" in layouts:
             layouts = {**layouts, "split": (*layouts["split"], *join_heads(draft, layouts["split"]))}
         lowered = None
@@ -111,7 +111,7 @@ def write_bundle(
             target=spec.target,
             precision=spec.precision,
             dla=spec.dla,
-            opset=spec.newest_opset,
+            opset=spec.written_opset,
             input=InputInfo(height, width, spec.batch),
             tasks=_task_infos(model, layouts, accuracy or {}, split, lowered, spec.atol),
             plan=model.plan,
@@ -162,7 +162,7 @@ def _lower(
         if files is None:
             folder = Path(temporary)
             files = write_models(
-                model, folder, layouts=("split",), size=size, batch=spec.batch, opset=spec.newest_opset
+                model, folder, layouts=("split",), size=size, batch=spec.batch, opset=spec.written_opset
             )["split"]
         split = [file for file in files if not file.joins]
         parts = {file.name: onnx.load(folder / file.path) for file in split}

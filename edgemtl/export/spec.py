@@ -64,7 +64,7 @@ class Export(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return devices(self.target, self.jetpack)
 
     @property
-    def newest_opset(self) -> int:
+    def written_opset(self) -> int:
         """The opset that is written."""
         return newest_opset(self.devices, 18) if self.opset is None else self.opset
 

@@ -44,12 +44,12 @@ METRICS, LAST, BEST = "metrics.jsonl", "weights/last.safetensors", "weights/best
 
 
 class Splits(NamedTuple):
-    """What to train on and what to watch. ``select``: whether the best weights on ``watch`` may be kept,
-    which is honest only when it is not the split that results are reported on.
+    """What to train on, and what to measure on meanwhile. ``select``: whether the best weights on
+    ``validation`` may be kept, which is honest only when it is not the split that results are reported on.
     """
 
     train: Dataset
-    watch: Dataset
+    validation: Dataset
     augment: Augment
     select: bool
 
@@ -109,9 +109,8 @@ class Trainer:
         self._last: Evaluation | None = None
 
     def fit(self, observer: Observer | None = None) -> Evaluation:
-        """Train from ``self.step`` to the end; gives the evaluation of the final weights on ``splits.watch``.
-        What metrics.jsonl says of later epochs, from before a kill, is dropped. The ``observer`` is told of
-        every step.
+        """Train from ``self.step`` to the end; gives the evaluation of the final weights. What metrics.jsonl
+        says of later epochs, from before a kill, is dropped. The ``observer`` is told of every step.
 
         Raises:
             TrainingError: a loss is not finite. The last checkpoint stays.
@@ -275,7 +274,7 @@ class Trainer:
             return evaluate(
                 self.model,
                 self.model.tasks,
-                eval_batches(self.splits.watch, batch=self.spec.batch, rank=rank, world=world),
+                eval_batches(self.splits.validation, batch=self.spec.batch, rank=rank, world=world),
                 self.fabric.device,
                 self._add_up,
                 losses=True,

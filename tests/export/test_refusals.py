@@ -63,14 +63,14 @@ def test_what_edgemtl_writes_fits_every_target(target: str) -> None:
     for precision in WRITTEN:
         spec = Export(target=target, precision=precision)
         assert spec.label == f"{target}-{precision}"
-        check_opset(spec.devices, spec.newest_opset)
+        check_opset(spec.devices, spec.written_opset)
 
 
 def test_the_newest_opset_is_taken_that_a_target_reads() -> None:
-    assert Export().newest_opset == 18
-    assert Export(target="jetson").newest_opset == 17
-    assert Export(target="jetson-orin-nano", jetpack="6.2").newest_opset == 18
-    assert Export(target="jetson-orin-nano", jetpack="6.2", opset=20).newest_opset == 20
+    assert Export().written_opset == 18
+    assert Export(target="jetson").written_opset == 17
+    assert Export(target="jetson-orin-nano", jetpack="6.2").written_opset == 18
+    assert Export(target="jetson-orin-nano", jetpack="6.2", opset=20).written_opset == 20
 
 
 @pytest.mark.parametrize("device", ALL, ids=str)

@@ -187,7 +187,7 @@ def test_a_killed_run_goes_on_to_the_weights_it_would_have_had(tmp_path: Path) -
 
     recipe = tiny()
     with pytest.raises(Killed):
-        workflow.train(recipe, tmp_path / "killed", watch=Watched)
+        workflow.train(recipe, tmp_path / "killed", observe=Watched)
     run = trained(recipe, tmp_path / "killed")
     assert [entry["epoch"] for entry in run.metrics] == [1, 2, 3]
     (tmp_path / "begun").mkdir()
