@@ -1,7 +1,7 @@
-"""The README's figures, from the committed results: `python benchmarks/readme.py` writes them again.
+"""The figures of the READMEs, from the committed results: `python benchmarks/readme.py` writes them again.
 
-A block of the README between `<!-- NAME: benchmarks/readme.py -->` and `<!-- end -->` is what the function of
-that name in `BLOCKS` makes of the JSON. A test holds the README to it.
+A block of a page between `<!-- NAME: benchmarks/readme.py -->` and `<!-- end -->` is what the function of
+that name in `BLOCKS` makes of the JSON. A test holds the pages to it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from analysis import Runs, analyze, gain, scores_of
 from findings import Evidence, Interval
 from grid import read_grid
 
-README = HERE.parent / "README.md"
+PAGES = (HERE.parent / "README.md", HERE / "README.md", HERE / "evidence" / "README.md")
 _BLOCK = re.compile(r"(<!-- (\w+): benchmarks/readme.py -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -91,6 +91,31 @@ def int8() -> str:
     return _table(head, [*rows, ["*limits*", "0.5", "2", "0.5", ""]])
 
 
+def summary() -> str:
+    """The ratios of steps and bundles in a few lines, over all networks and threads."""
+    found = findings("steps") | findings("bundles") | findings("int8")
+
+    def over(pattern: str) -> str:
+        return _range([finding for name, finding in found.items() if re.fullmatch(pattern, name)])
+
+    worse = result("int8_accuracy").findings
+    lost = [f"{finding.value:+.2f}" for finding in worse if finding.name.startswith("int8: ")]
+    lines = [
+        f"A step with `factorized` kernels takes {over('nyuv2_segnet: factorized joint / .*')} of one with "
+        f"plain kernels on SegNet at 288x384, {over('nyuv2_compact: factorized joint / .*')} on the compact "
+        f"network; routed with three tasks {over('.*: factorized routed / .*')}. The peak of memory is "
+        f"{over('nyuv2_.*: peak memory, .*')} of that of plain kernels, whatever the method.",
+        f"One bundle of three tasks runs {over('.*: three single-task / merged')} times as fast as three "
+        f"bundles of one, {over('.*: that gain / .* by MACs')} of what MACs predict.",
+        f"The split layout takes {over('.*: split / merged')} of the time of the merged one, and "
+        f"{over('.*: peak memory, split / merged')} of its memory; `BundleRunner` takes "
+        f"{over('.*: merged / bare session')} of a bare `session.run`.",
+        f"int8 runs {over('.*: fp32 / uint8')} times as fast as fp32, and is worse on NYUv2 by {lost[0]} "
+        f"points of mIoU, {lost[1]} % of depth and {lost[2]} degrees.",
+    ]
+    return "\n".join(f"* {line}" for line in lines)
+
+
 def others() -> str:
     """Compiled steps, start, and the synthetic rooms."""
     found = findings("startup") | findings("scenes")
@@ -154,14 +179,27 @@ def evidence() -> str:
     return _table([*head, *deltas], rows)
 
 
+def pays() -> str:
+    """The rows of ``evidence`` that tell most, without the comparison across optimizers."""
+    head, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in evidence().splitlines())
+    head, *told = ([*row[:5], *row[6:]] for row in (head, *rows) if row == head or row[0] in TOLD)
+    return _table(head, told)
+
+
+TOLD = {
+    *(f"Adam, {cell}" for cell in ("plain", "residual", "repvgg", "twins (three networks)")),
+    *(f"Muon, {cell}" for cell in ("plain, weighted", "residual, weighted", "repvgg, weighted")),
+    "Muon, residual, weighted, 180 epochs",
+    "Muon, twins (three networks)",
+}
 TASKS = {"segmentation": ("miou", 3), "depth": ("abs", 3), "normals": ("mean", 1)}
 BLOCKS: dict[str, Callable[[], str]] = {
-    block.__name__: block for block in (steps, bundles, int8, others, evidence)
+    block.__name__: block for block in (summary, steps, bundles, int8, others, evidence, pays)
 }
 
 
 def written(text: str) -> str:
-    """The README with its blocks made anew."""
+    """A page with its blocks made anew."""
     return _BLOCK.sub(lambda match: f"{match[1]}{BLOCKS[match[2]]()}\n{match[3]}", text)
 
 
@@ -200,10 +238,20 @@ def _cell(finding: Finding | None, digits: int = 2) -> str:
     return f"**{text}**" if finding.met is False else text
 
 
+def _range(found: Sequence[Finding]) -> str:
+    """The figures of findings with one target, from the least to the largest; those that miss it in bold."""
+    met = sorted(finding.value for finding in found if finding.met is not False)
+    text = f"{met[0]:.2f}" if met[0] == met[-1] else f"{met[0]:.2f} to {met[-1]:.2f}"
+    missed = [_cell(finding) for finding in found if finding.met is False]
+    bounds = {_cell(finding).partition(" ")[2] for finding in found if finding.met}
+    return " ".join([text, *sorted(bounds), *(f"but {cell}" for cell in missed)])
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = (head, ["---"] * len(head), *rows)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":
-    README.write_text(written(README.read_text()))
+    for page in PAGES:
+        page.write_text(written(page.read_text()))

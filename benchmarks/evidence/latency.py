@@ -1,9 +1,9 @@
 """How long the exported bundles of a grid's networks take: results/GRID/latency.json.
 
-    python benchmarks/evidence/latency.py --work /tmp/evidence     # on an idle machine
+    python benchmarks/evidence/latency.py     # on an idle machine
 
 Of every size, the twins (one after the other) and the cells that the grid names for its sizes, all measured
-in turns in one process. The bundles are exported from finished runs in the work folder.
+in turns in one process. The networks are not trained, which their speed does not depend on.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from grid import Grid, outcome_of, read_grid, sized
-from records import Finished, folder_of, read_all
+from grid import Grid, read_grid, sized
+from records import folder_of
 
 from edgemtl.bench.device import device_facts
 from edgemtl.bench.latency import measure
@@ -72,18 +72,17 @@ def points(grid: Grid) -> dict[tuple[str, str], tuple[str, ...]]:
     return found
 
 
-def measured(grid: Grid, work: Path) -> tuple[Timed, ...]:
-    """Export every network that has a finished run, and run them all in turns."""
-    runs = _runs(grid, work)
+def measured(grid: Grid) -> tuple[Timed, ...]:
+    """Export every network and run them all in turns."""
+    rivals = points(grid)
+    found: dict[tuple[str, str], dict[int, Stats]] = {key: {} for key in rivals}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        ready = {key: cells for key, cells in points(grid).items() if runs.keys() >= set(cells)}
-        for name in {cell for cells in ready.values() for cell in cells}:
-            _export(runs[name], folder / name)
-        found: dict[tuple[str, str], dict[int, Stats]] = {key: {} for key in ready}
+        for name in {cell for cells in rivals.values() for cell in cells}:
+            _export(grid, name, folder / name)
         for threads in range(1, available_cores() + 1):
-            rivals = {key: _Way([folder / cell for cell in cells], threads) for key, cells in ready.items()}
-            stats = measure(rivals, warmup_ms=WARMUP_MS, duration_s=DURATION_S, repeats=REPEATS)
+            ways = {key: _Way([folder / cell for cell in cells], threads) for key, cells in rivals.items()}
+            stats = measure(ways, warmup_ms=WARMUP_MS, duration_s=DURATION_S, repeats=REPEATS)
             for key, value in stats.items():
                 found[key][threads] = value
     return tuple(Timed(name=name, size=size, latency_ms=table) for (size, name), table in found.items())
@@ -102,25 +101,20 @@ class _Way:
             runner(self.image)
 
 
-def _runs(grid: Grid, work: Path) -> dict[str, Path]:
-    """A finished run of each cell that has one in the work folder."""
-    outcomes = read_all(grid.name)
-    found: dict[str, Path] = {}
-    for job in grid.jobs(outcomes):
-        run = grid.folder(job, work) / "run"
-        finished = isinstance(outcome_of(job, grid.recipe, outcomes), Finished)
-        if job.stage == "final" and finished and run.is_dir():
-            found.setdefault(job.cell, run)
-    return found
-
-
-def _export(run: Path, bundle: Path) -> None:
+def _export(grid: Grid, cell: str, bundle: Path) -> None:
     # What exports loads PyTorch, which reading latencies should not.
-    from edgemtl import workflow
-    from edgemtl.export import Export
-    from edgemtl.run import Run
+    import torch
 
-    workflow.export(Run.open(run), bundle, Export(layouts=("merged",)))
+    from edgemtl.collapse import collapse
+    from edgemtl.core.locate import find_recipe
+    from edgemtl.export import Export, write_bundle
+    from edgemtl.recipe import load
+    from edgemtl.run import build_model
+
+    recipe = load(find_recipe(grid.recipe), [*grid.common, *grid.cells[cell].overrides])
+    size = recipe.data.image_size
+    network = collapse(build_model(recipe), size)
+    write_bundle(network, bundle, name=cell, images=torch.rand(1, 3, *size), spec=Export(layouts=("merged",)))
 
 
 def main() -> None:
@@ -129,11 +123,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--grid", type=Path, default=Path(__file__).parent / "grids" / "cpu.yaml")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/evidence"))
-    options = parser.parse_args()
     try:
-        grid = read_grid(options.grid)
-        timed = measured(grid, options.work.resolve())
+        grid = read_grid(parser.parse_args().grid)
+        timed = measured(grid)
         with replacing(folder_of(grid.name) / "latency.json") as draft:
             draft.write_bytes(json_bytes(Latencies(created=timestamp(), device=device_facts(), timed=timed)))
     except EdgemtlError as error:
@@ -142,8 +134,6 @@ def main() -> None:
     for point in timed:
         medians = ", ".join(f"{n} threads {stats.p50:.2f} ms" for n, stats in point.latency_ms.items())
         print(f"{point.size or 'base'} {point.name}: {medians}")
-    for size, name in sorted(points(grid).keys() - {(point.size, point.name) for point in timed}):
-        print(f"missing: {size or 'base'} {name} has no finished run in the work folder")
 
 
 if __name__ == "__main__":
