@@ -81,7 +81,7 @@ def test_every_verb_with_a_subject_is_shown() -> None:
 
 def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    whole, sketch = blocks("python")
+    sketch, whole = blocks("python")
     exec(compile(sketch, "README.md", "exec"), {**vars(edgemtl.data), **vars(edgemtl.data.base)})
     exec(compile(whole, "README.md", "exec"), {})
     assert Path("my_bundle/manifest.json").exists()

@@ -28,6 +28,7 @@ from edgemtl.export.graph import Array, extract, join
 from edgemtl.export.int8 import Activations, quantize, quantized_tensors
 from edgemtl.export.targets import Precision
 from edgemtl.runtime.batches import in_batches, together
+from edgemtl.runtime.ort import EXACT_INTEGERS
 
 WRITTEN: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 # A device as far from fp32 as the golden outputs, only the other way, is as good as they are.
@@ -256,6 +257,7 @@ def _lacks(where: str, expected: str, fix: str) -> RecipeError:
 def _predictor(model: ModelProto, *, optimize: bool = True) -> Predict:
     options = SessionOptions()
     options.log_severity_level = 3  # errors only
+    options.add_session_config_entry(*EXACT_INTEGERS)
     if not optimize:
         options.graph_optimization_level = GraphOptimizationLevel.ORT_DISABLE_ALL
     session = InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
