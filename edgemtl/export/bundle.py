@@ -73,11 +73,10 @@ def write_bundle(
             something else than a bundle is in ``folder``.
         SetupError: the folder cannot be written.
     """
-    spec = spec or Export()
+    spec, material = spec or Export(), material or Material()
     _check_free(folder)
     collapsed.certificate.check()
-    model, (height, width) = collapsed.model, (images.shape[-2], images.shape[-1])
-    material = material or Material()
+    model = collapsed.model
     if spec.precision != "fp32":
         parts = [*(segment.name for segment in model.tree), *(f"head_{task}" for task in model.plan.tasks)]
         metrics = {task: model.tasks[task].metrics for task in model.plan.tasks}
@@ -85,24 +84,7 @@ def write_bundle(
     with replacing(folder) as draft:
         (draft / "golden").mkdir(parents=True)
         np.savez(draft / GOLDEN_INPUTS, image=images.numpy())
-        layouts = write_models(
-            model,
-            draft,
-            layouts=spec.layouts,
-            size=(height, width),
-            batch=spec.batch,
-            opset=spec.written_opset,
-        )
-        for path in sorted(draft.glob("*.onnx")):
-            check_model(spec.devices, path, spec.written_opset)
-        if not spec.devices and "split" in layouts:
-            layouts = {**layouts, "split": (*layouts["split"], *join_heads(draft, layouts["split"]))}
-        lowered = None
-        if spec.precision != "fp32":
-            lowered = _lower(model, draft, layouts, spec, images, material)
-        if not spec.devices:
-            for path in sorted(draft.glob("*.onnx")):
-                onnx.save(gather_upsampling(fuse_siblings(onnx.load(path))), path)
+        layouts, lowered = _write_files(model, draft, spec, images, material)
         outputs: dict[str, Any] = dict(lowered.outputs if lowered else _outputs(model, images))
         np.savez(draft / GOLDEN_OUTPUTS, **outputs)
         manifest = Manifest(
@@ -112,7 +94,7 @@ def write_bundle(
             precision=spec.precision,
             dla=spec.dla,
             opset=spec.written_opset,
-            input=InputInfo(height, width, spec.batch),
+            input=InputInfo(images.shape[-2], images.shape[-1], spec.batch),
             tasks=_task_infos(model, layouts, accuracy or {}, split, lowered, spec.atol),
             plan=model.plan,
             layouts=layouts,
@@ -124,11 +106,8 @@ def write_bundle(
         )
         if spec.devices:
             write_device_files(draft, manifest, spec.devices)
-        files = {
-            path.relative_to(draft).as_posix(): sha256(path)
-            for path in sorted(draft.rglob("*"))
-            if path.is_file()
-        }
+        paths = [path for path in sorted(draft.rglob("*")) if path.is_file()]
+        files = {path.relative_to(draft).as_posix(): sha256(path) for path in paths}
         manifest = msgspec.structs.replace(manifest, files=files)
         write_manifest(draft, manifest)
     return manifest
@@ -145,6 +124,29 @@ def _check_free(folder: Path) -> None:
             found=str(folder),
             fix="Name another.",
         )
+
+
+def _write_files(
+    model: MultitaskModel, draft: Path, spec: Export, images: Tensor, material: Material
+) -> tuple[dict[str, tuple[ModelFile, ...]], Outcome | None]:
+    """Write the ONNX files of all layouts, in their precision and as the target runs them best."""
+    layouts = write_models(
+        model,
+        draft,
+        layouts=spec.layouts,
+        size=(images.shape[-2], images.shape[-1]),
+        batch=spec.batch,
+        opset=spec.written_opset,
+    )
+    for path in sorted(draft.glob("*.onnx")):
+        check_model(spec.devices, path, spec.written_opset)
+    if not spec.devices and "split" in layouts:
+        layouts = {**layouts, "split": (*layouts["split"], *join_heads(draft, layouts["split"]))}
+    lowered = None if spec.precision == "fp32" else _lower(model, draft, layouts, spec, images, material)
+    if not spec.devices:
+        for path in sorted(draft.glob("*.onnx")):
+            onnx.save(gather_upsampling(fuse_siblings(onnx.load(path))), path)
+    return layouts, lowered
 
 
 def _lower(

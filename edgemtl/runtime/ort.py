@@ -18,8 +18,8 @@ from edgemtl.runtime.session import Array, Session
 # of fewer wastes most of each block: the heads of depth and normals take .30 and .33 ms without it, .39 and
 # .43 with it (16 channels in, 72x96).
 NARROW = 8
-# Without it, x86 processors that lack VNNI (with AVX2 alone, for example) add up products of 8 bits in 16, which
-# overflow: int8 bundles failed their verification by twenty times. Processors with VNNI run the same either way.
+# Without it, x86 processors that lack VNNI (with AVX2 alone, for example) add up products of 8 bits in 16,
+# which overflow: int8 bundles failed their verification by twenty times. Those with VNNI run the same.
 EXACT_INTEGERS = ("session.x64quantprecision", "1")
 
 
