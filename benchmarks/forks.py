@@ -32,8 +32,8 @@ class Setting(NamedTuple):
 SETTINGS = (
     Setting("compact, last stage", 16, 16, (72, 96)),
     Setting("compact, middle", 16, 64, (18, 24)),
-    Setting("SegNet, last stage", 2, 64, (288, 384)),
-    Setting("SegNet, middle", 2, 512, (36, 48)),
+    Setting("SegNet, last stage", 1, 64, (288, 384)),
+    Setting("SegNet, middle", 1, 512, (36, 48)),
 )
 
 
@@ -70,7 +70,7 @@ def step(forward: Forward, setting: Setting, shared: bool) -> Callable[[], None]
 
 def measure(quick: bool) -> Outcome:
     """Time the first and the next convolution of branches."""
-    settings, rounds = (SETTINGS[:1], 3) if quick else (SETTINGS, 30)
+    settings, rounds = (SETTINGS[:1], 3) if quick else (SETTINGS, 10)
     findings: list[Finding] = []
     raw: dict[str, object] = {}
     for setting in settings:

@@ -35,6 +35,7 @@ def draw(evidence: Evidence, path: Path) -> None:
             axis.annotate(point.size or "base", place, (4, 4), textcoords="offset points", fontsize=8)
     axis.axhline(0, color="gray", linewidth=0.8)
     axis.set_xscale("log")
+    axis.margins(x=0.1)  # room for the last label
     for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
         ticks(StrMethodFormatter("{x:g}"))  # 6, not 6 x 10^0
     axis.set_xlabel(f"latency of the bundle, ms (batch 1, {threads} thread{'s' * (threads > 1)})")
