@@ -58,6 +58,15 @@ def steps() -> str:
     return _table(["a step, over that of plain kernels", *heads], rows)
 
 
+def forks() -> str:
+    """Branches as one convolution, over one after the other, by layer."""
+    rows: dict[str, list[str]] = {}
+    for name, finding in findings("forks").items():
+        rows.setdefault(name.rpartition(", ")[0], []).append(_cell(finding))
+    head = ["three branches batched / one after the other", "first convolution", "next convolution"]
+    return _table(head, [[layer, *cells] for layer, cells in rows.items()])
+
+
 def bundles() -> str:
     """What bundles cost to run, by network and threads."""
     found = findings("bundles") | findings("int8")
@@ -194,7 +203,7 @@ TOLD = {
 }
 TASKS = {"segmentation": ("miou", 3), "depth": ("abs", 3), "normals": ("mean", 1)}
 BLOCKS: dict[str, Callable[[], str]] = {
-    block.__name__: block for block in (summary, steps, bundles, int8, others, evidence, pays)
+    block.__name__: block for block in (summary, steps, forks, bundles, int8, others, evidence, pays)
 }
 
 
