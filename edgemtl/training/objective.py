@@ -65,8 +65,9 @@ class Objective:
             if factor.owner is not None:
                 self.own.setdefault(factor.owner, []).append(factor.parameter)
         uses = Counter(factor.parameter for layer in self.composed for factor in factors(layer))
-        # What groups that fork share, and whether a layer is one of a group that does.
+        # Shared factors that groups which fork have in common, the others, and which layers fork.
         self.bridges = [parameter for parameter in self.shared if uses[parameter] > 1]
+        self.within = [parameter for parameter in self.shared if uses[parameter] == 1]
         self.forked = [any(uses[f.parameter] > 1 for f in factors(layer)) for layer in self.composed]
         self.rest = [parameter for parameter in self.trained if parameter not in found]
 

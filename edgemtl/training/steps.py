@@ -41,7 +41,6 @@ def routed(objective: Objective, batch: Batch) -> Iterator[Losses]:
     the shared factors and everything else the aggregate.
     """
     own, rest, bridges = objective.own, objective.rest, objective.bridges
-    within = [factor for factor in objective.shared if factor not in set(bridges)]
     with composed():
         kernels = objective.compose()
         losses, balanced = objective.losses(batch)
@@ -56,7 +55,7 @@ def routed(objective: Objective, batch: Batch) -> Iterator[Losses]:
             met = [None if forked else g for g, forked in zip(of_kernels, objective.forked, strict=True)]
             rows.append([*met, *of_rest, *_chained(kernels, of_kernels, bridges)])
         gradients = aggregate(rows, objective.weigh)
-        _backward(kernels, gradients[: len(kernels)], within)
+        _backward(kernels, gradients[: len(kernels)], objective.within)
         for parameter, gradient in zip([*rest, *bridges], gradients[len(kernels) :], strict=True):
             parameter.grad = gradient
     yield losses
