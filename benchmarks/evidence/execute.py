@@ -13,10 +13,12 @@ import shutil
 import signal
 import statistics
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
 import torch
+from bf16 import RoundedConvolutions, native
 from records import Cost, Finished, Made, write
 
 from edgemtl import recipe as recipes
@@ -74,7 +76,10 @@ def main() -> None:
 
 def execute(order: Order) -> Finished:
     """Make a run, or the rest of one that was killed."""
-    run = trained(order.resolved(), Path(order.folder))
+    recipe = order.resolved()
+    emulated = recipe.training.precision == "bf16" and not (torch.cuda.is_available() or native())
+    with RoundedConvolutions() if emulated else nullcontext():
+        run = trained(recipe, Path(order.folder))
     # Before anything else can raise the peaks.
     peak_rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     peak_device_mib = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
@@ -97,6 +102,7 @@ def execute(order: Order) -> Finished:
             platform=facts.platform,
             processes=order.processes,
             threads=facts.threads,
+            bf16_emulated=emulated,
             versions={"edgemtl": facts.edgemtl, "python": facts.python, **facts.versions},
         ),
     )

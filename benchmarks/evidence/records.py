@@ -28,11 +28,14 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a run was made with; ``processes`` ran beside each other, each on ``threads`` threads."""
+    """What a run was made with; ``processes`` ran beside each other, each on ``threads`` threads.
+    ``bf16_emulated`` is whether fp32 stood in for bf16 (bf16.py).
+    """
 
     platform: str
     processes: int
     threads: int
+    bf16_emulated: bool = False
     versions: dict[str, str]
 
 
