@@ -16,7 +16,7 @@ def inspect_model(subject: str, model: MultitaskModel, size: tuple[int, int]) ->
     """The parts of a network for one image of (height, width).
 
     Raises:
-        RecipeError: it does not take such images.
+        UsageError: it does not take such images.
     """
     check_size(model, size)
     plain, _ = fold(model)

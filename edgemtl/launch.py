@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 from torch.multiprocessing.spawn import ProcessException
 
 from edgemtl.collapse import fold
-from edgemtl.core.errors import DataError, EdgemtlError, RecipeError, TrainingError, nearest
+from edgemtl.core.errors import DataError, EdgemtlError, TrainingError, UsageError, nearest
 from edgemtl.core.files import claim, replacing
 from edgemtl.core.locate import RUNS
 from edgemtl.core.report import SUMMARY, Observer
@@ -55,7 +55,7 @@ def rehearse(recipe: Recipe) -> None:
     """Refuse all that ``start`` refuses before it lays out a run, damaged files but the first excepted.
 
     Raises:
-        RecipeError, DataError, SetupError: as ``workflow.train``.
+        UsageError, DataError, SetupError: as ``workflow.train``.
     """
     recipe, splits = open_splits(recipe)
     _trainer(make_fabric(recipe.training), recipe, _model(recipe, splits), splits, RUNS / recipe.name)
@@ -135,7 +135,7 @@ def _claimed(fabric: Fabric, name: str, out: Path | None) -> Iterator[Path]:
     the block fails before anything is in it, it goes again.
 
     Raises:
-        RecipeError: something is in ``out`` already.
+        UsageError: something is in ``out`` already.
         SetupError: it cannot be made.
     """
     path = fabric.broadcast(_claim(name, out) if fabric.global_rank == 0 else Path())
@@ -152,7 +152,7 @@ def _claim(name: str, out: Path | None) -> Path:
         names = (name if n == 1 else f"{name}-{n}" for n in count(1))
         return next(path for path in map(RUNS.joinpath, names) if claim(path))
     if not claim(out) and (not out.is_dir() or any(out.iterdir())):
-        raise RecipeError(
+        raise UsageError(
             "--out", expected="a folder that does not exist or is empty", found=str(out), fix="Name another."
         )
     return out

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgemtl.backbones import Stage
 from edgemtl.backbones.base import IMAGE
-from edgemtl.core.errors import RecipeError, nearest
+from edgemtl.core.errors import UsageError, nearest
 from edgemtl.core.inspection import Skipped
 from edgemtl.core.plan import Segment, SharingPlan
 from edgemtl.kernels import KernelMethod, Plain, layers_of, overparameterize
@@ -28,7 +28,7 @@ class MultitaskModel(nn.Module):
     stages given stay untouched as the ``blueprint``, from which collapse builds the plain network.
 
     Raises:
-        RecipeError: the plan is not one of these stages and tasks, or the kernel method does no layer.
+        UsageError: the plan is not one of these stages and tasks, or the kernel method does no layer.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class MultitaskModel(nn.Module):
         names = tuple(stage.name for stage in stages)
         self.plan = plan or SharingPlan.shared(tuple(tasks), names)
         if self.plan.stages != names or self.plan.tasks != tuple(tasks):
-            raise RecipeError(
+            raise UsageError(
                 "plan",
                 expected=f"stages {', '.join(names)} and tasks {', '.join(tasks)}",
                 found=f"stages {', '.join(self.plan.stages)} and tasks {', '.join(self.plan.tasks)}",
@@ -50,7 +50,7 @@ class MultitaskModel(nn.Module):
             )
         for name in (*names, *tasks):
             if name in dir(nn.ModuleDict) or "." in name:
-                raise RecipeError(
+                raise UsageError(
                     f"stage or task `{name}`",
                     expected="a name without dots that torch modules do not use themselves",
                     found=f"`{name}`",
@@ -78,7 +78,7 @@ class MultitaskModel(nn.Module):
         A stage runs once for each group that has one of the tasks in it.
 
         Raises:
-            RecipeError: there is no such task.
+            UsageError: there is no such task.
         """
         return self.run(image, tasks)[1]
 
@@ -92,7 +92,7 @@ class MultitaskModel(nn.Module):
         wanted = self.plan.tasks if tasks is None else tuple(tasks)
         for task in wanted:
             if task not in self.tasks:
-                raise RecipeError(
+                raise UsageError(
                     "tasks", expected="a task of this model", found=task, fix=nearest(task, self.tasks)
                 )
         known: dict[str | None, Features] = {None: {IMAGE: image}}
@@ -124,13 +124,13 @@ def check_size(model: MultitaskModel, size: tuple[int, int]) -> None:
     """Run the network on a blank image of (height, width).
 
     Raises:
-        RecipeError: it does not take such images; as a rule, more stages halve them than their size allows.
+        UsageError: it does not take such images; as a rule, more stages halve them than their size allows.
     """
     try:
         macs_of(model, torch.zeros(1, 3, *size))
     except RuntimeError as error:
         height, width = size
-        raise RecipeError(
+        raise UsageError(
             "$.backbone",
             expected=f"a network that takes images of {height}x{width}",
             found=str(error).partition("\n")[0],

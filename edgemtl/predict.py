@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.core.files import replacing
 from edgemtl.report.pictures import caption, picture, save_grid, value_range
 from edgemtl.runtime.images import load_image, pictures_of
@@ -26,7 +26,7 @@ def predict(
     arrays). A folder among ``images`` stands for the pictures in it.
 
     Raises:
-        RecipeError: there is no image, two have the same name, a picture would replace one of them, or there
+        UsageError: there is no image, two have the same name, a picture would replace one of them, or there
             is no such task.
         DataError: an image cannot be read, or a folder has none.
         BundleError: the bundle is damaged.
@@ -34,16 +34,16 @@ def predict(
     """
     images = [image for path in images for image in (pictures_of(path) if path.is_dir() else [path])]
     if not images:
-        raise RecipeError("images", expected="a picture or more", found="none", fix="Name one, or a folder.")
+        raise UsageError("images", expected="a picture or more", found="none", fix="Name one, or a folder.")
     names = [path.stem for path in images]
     for name in names:
         if names.count(name) > 1:
-            raise RecipeError(
+            raise UsageError(
                 "images", expected="names that differ", found=f"`{name}` twice", fix="Run them one by one."
             )
     given = {path.resolve() for path in images}
     if taken := [path for name in names if (path := out / f"{name}.png").resolve() in given]:
-        raise RecipeError(
+        raise UsageError(
             "--out", expected="a folder without the images", found=str(taken[0]), fix="Name another folder."
         )
     runner = BundleRunner(bundle, tasks=tasks, threads=threads)

@@ -15,7 +15,7 @@ from msgspec import inspect
 
 from edgemtl.backbones import BackboneSpec
 from edgemtl.balancing import BalancingSpec, Fixed
-from edgemtl.core.errors import RecipeError, nearest
+from edgemtl.core.errors import UsageError, nearest
 from edgemtl.core.plan import SharingPlan
 from edgemtl.data import DataSpec
 from edgemtl.kernels import KernelSpec, Plain
@@ -78,7 +78,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         for name in self.tasks:
             if not re.fullmatch(r"[A-Za-z0-9_]+", name) or name == "image":
-                raise RecipeError(
+                raise UsageError(
                     "$.tasks",
                     expected="task names of letters, digits and _, other than `image`",
                     found=f"`{name}`",
@@ -91,12 +91,12 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and apply ``key=value`` overrides (``training.epochs=3``; values are YAML).
 
     Raises:
-        RecipeError: the file is missing or wrong; the message has the path and the nearest valid name.
+        UsageError: the file is missing or wrong; the message has the path and the nearest valid name.
     """
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(
+        raise UsageError(
             path,
             expected="a recipe file",
             found=str(error),
@@ -109,17 +109,17 @@ def parse(tree: object, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from plain data.
 
     Raises:
-        RecipeError: as ``load``.
+        UsageError: as ``load``.
     """
     if not isinstance(tree, dict):
-        raise RecipeError(
+        raise UsageError(
             "$", expected="a recipe (keys and values)", found=type(tree).__name__, fix="Mend the file."
         )
     full = _written_out(tree)
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
-            raise RecipeError(
+            raise UsageError(
                 "override", expected="key=value", found=f"`{override}`", fix="For example training.epochs=3."
             )
         where = f"override {key}"
@@ -137,7 +137,7 @@ def _read(text: str, where: str, fix: str) -> object:
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-45
-        raise RecipeError(where, expected="YAML", found=" ".join(str(error).split()), fix=fix) from error
+        raise UsageError(where, expected="YAML", found=" ".join(str(error).split()), fix=fix) from error
 
 
 def _replaced(tree: Mapping[str, Any], keys: Sequence[str], value: object, where: str) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def _replaced(tree: Mapping[str, Any], keys: Sequence[str], value: object, where
         return {**tree, first: value}
     below = tree.get(first)
     if not isinstance(below, dict | None):
-        raise RecipeError(
+        raise UsageError(
             where, expected=f"`{first}` to have keys", found=reprlib.repr(below), fix="Check the path."
         )
     return {**tree, first: _replaced(below or {}, rest, value, where)}
@@ -203,11 +203,11 @@ def _check_names(value: object, kind: inspect.Type, path: str) -> None:
             if isinstance(option, inspect.DictType):
                 for key, below in value.items():
                     if not isinstance(key, str):
-                        raise RecipeError(path, expected="names as keys", found=f"`{key}`", fix="Quote it.")
+                        raise UsageError(path, expected="names as keys", found=f"`{key}`", fix="Quote it.")
                     _check_names(below, option.value_type, f"{path}.{key}")
     elif type(value) in map(type, choices) and value not in choices:
         fix = nearest(str(value), map(str, choices))
-        raise RecipeError(path, expected="a known choice", found=f"`{value}`", fix=fix)
+        raise UsageError(path, expected="a known choice", found=f"`{value}`", fix=fix)
 
 
 def _check_struct(value: dict[str, Any], structs: list[inspect.StructType], path: str) -> None:
@@ -218,7 +218,7 @@ def _check_struct(value: dict[str, Any], structs: list[inspect.StructType], path
         if not isinstance(tag, str) or tag not in by_tag:
             where = f"{path}.{chosen.tag_field}"
             found = "none" if tag is None else f"`{tag}`"
-            raise RecipeError(where, expected="a known type", found=found, fix=nearest(str(tag), by_tag))
+            raise UsageError(where, expected="a known type", found=found, fix=nearest(str(tag), by_tag))
         chosen = by_tag[tag]
     fields = {field.encode_name: field for field in chosen.fields}
     known = {*fields, *([chosen.tag_field] if chosen.tag_field else [])}
@@ -226,12 +226,12 @@ def _check_struct(value: dict[str, Any], structs: list[inspect.StructType], path
         if key not in known:
             deeper = min(_deeper(key, chosen, ""), key=lambda place: place.count("."), default="")
             fix = f"Did you mean `{deeper[1:]}`?" if deeper else nearest(str(key), known)
-            raise RecipeError(path, expected="a known key", found=f"`{key}`", fix=fix)
+            raise UsageError(path, expected="a known key", found=f"`{key}`", fix=fix)
         if key in fields:
             _check_names(below, fields[key].type, f"{path}.{key}")
     for name, field in fields.items():
         if field.required and name not in value:
-            raise RecipeError(path, expected=f"the key `{name}`", found="none", fix="Add it to the recipe.")
+            raise UsageError(path, expected=f"the key `{name}`", found="none", fix="Add it to the recipe.")
     try:
         msgspec.convert(value, chosen.cls)
     except msgspec.ValidationError as error:
@@ -248,7 +248,7 @@ def _deeper(key: object, kind: inspect.Type, path: str) -> Iterator[str]:
             yield from _deeper(key, field.type, below)
 
 
-def _wrong_value(value: Any, path: str, error: str) -> RecipeError:
+def _wrong_value(value: Any, path: str, error: str) -> UsageError:
     """What msgspec says of a part of the recipe, with the path from the top and the value itself."""
     message, _, below = error.partition(" - at ")
     below = below.strip("`").removeprefix("$")
@@ -256,4 +256,4 @@ def _wrong_value(value: Any, path: str, error: str) -> RecipeError:
     for key, index in re.findall(r"\.(\w+)|\[(\d+)\]", below.partition("[...]")[0]):
         value = value[key] if key else value[int(index)]
     expected, _, _ = message.removeprefix("Expected ").partition(", got ")
-    return RecipeError(path + below, expected=expected, found=reprlib.repr(value), fix="Mend this value.")
+    return UsageError(path + below, expected=expected, found=reprlib.repr(value), fix="Mend this value.")

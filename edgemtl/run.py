@@ -31,7 +31,7 @@ from edgemtl import __version__, recipe
 from edgemtl.backbones import load_weights
 from edgemtl.collapse import CollapsedModel, fold
 from edgemtl.core.bundle import sha256
-from edgemtl.core.errors import DataError, RecipeError
+from edgemtl.core.errors import DataError, UsageError
 from edgemtl.core.files import json_bytes, replacing
 from edgemtl.core.inspection import Certificate
 from edgemtl.core.plan import SharingPlan
@@ -111,7 +111,7 @@ class Run:
             )
         try:
             return cls(path, recipe.load(path / "recipe.yaml"))
-        except RecipeError as error:
+        except UsageError as error:
             raise DataError(
                 path / "recipe.yaml", expected="the recipe of this run", found=str(error), fix=_RESTORE
             ) from error

@@ -41,7 +41,7 @@ def evaluate_video(
 
     Raises:
         DataError: the split holds single images.
-        RecipeError, SetupError: as ``BundleRunner`` and ``VideoRunner``.
+        UsageError, SetupError: as ``BundleRunner`` and ``VideoRunner``.
     """
     dataset = run.recipe.data.dataset(split)
     if not dataset.firsts:

@@ -14,7 +14,7 @@ import torch
 from edgemtl.collapse import CollapsedModel
 from edgemtl.collapse import collapse as collapse_model
 from edgemtl.core.bundle import MANIFEST, Manifest, read_manifest
-from edgemtl.core.errors import DataError, RecipeError
+from edgemtl.core.errors import DataError, UsageError
 from edgemtl.core.inspection import DataCheck, Inspection
 from edgemtl.core.locate import find_recipe
 from edgemtl.core.report import EVALUATED_ON, EvalReport, Scores, against
@@ -47,7 +47,7 @@ def train(
     ``twins``: then its twins too. ``observe`` opens an observer in the process that trains, as the console.
 
     Raises:
-        RecipeError: the recipe does not fit its data or this machine, or ``out`` is taken.
+        UsageError: the recipe does not fit its data or this machine, or ``out`` is taken.
         DataError: the data are missing or damaged.
         TrainingError: a loss is not finite.
         SetupError: the run cannot be written.
@@ -103,7 +103,7 @@ def export(run: Run, out: Path | None = None, spec: Export | None = None) -> tup
     Raises:
         DataError: the run was not collapsed, or has too few images to calibrate on.
         GateError: its certificate is not good, or lower precision breaks the budget.
-        RecipeError: the target cannot run the network.
+        UsageError: the target cannot run the network.
         SetupError: the bundle cannot be written.
     """
     spec = spec or Export()
@@ -147,7 +147,7 @@ def evaluate(
         DataError: the subject, its data or the baseline are missing or damaged.
         BundleError: what rates are for is no bundle.
         GateError: a metric is not finite.
-        RecipeError: there is no such network, a video cannot be run so, or something else is named that would
+        UsageError: there is no such network, a video cannot be run so, or something else is named that would
             not be used.
     """
     if rates or keyframes:
@@ -172,12 +172,12 @@ def inspect(subject: str, overrides: Sequence[str] = ()) -> Inspection:
     """The parts of a recipe's network, of a run's, or of a bundle.
 
     Raises:
-        RecipeError: overrides are given for what is no recipe; or as DataError.
+        UsageError: overrides are given for what is no recipe; or as DataError.
         DataError, BundleError: there is no such subject, or it is damaged.
     """
     path = Path(subject)
     if path.is_dir() and overrides:
-        raise RecipeError(
+        raise UsageError(
             subject,
             expected="a recipe, where there are overrides",
             found=", ".join(overrides),
@@ -240,7 +240,7 @@ def _network(run: Run, network: str, weights: str) -> tuple[str, Predict]:
         return kind, _eager(run.collapsed().model)
     if kind == "checkpoint":
         return kind, _eager(run.trained(weights or "last"))
-    raise RecipeError(
+    raise UsageError(
         "--network",
         expected="checkpoint or collapsed",
         found=f"`{network}`",
@@ -252,7 +252,7 @@ def _refuse_beside(what: str, **options: object) -> None:
     for name, value in options.items():
         if value:
             expected = f"nothing beside {what}, which has its own"
-            raise RecipeError(f"--{name}", expected=expected, found=f"`{value}`", fix=f"Leave out --{name}.")
+            raise UsageError(f"--{name}", expected=expected, found=f"`{value}`", fix=f"Leave out --{name}.")
 
 
 def _eager(model: torch.nn.Module) -> Predict:

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("torch")
 
 from edgemtl import workflow
-from edgemtl.core.errors import DataError, RecipeError, SetupError, TrainingError
+from edgemtl.core.errors import DataError, SetupError, TrainingError, UsageError
 from edgemtl.launch import _claim, rehearse
 from tests.data import pictures
 from tests.tiny import tiny
@@ -75,7 +75,7 @@ def test_what_does_not_fit_is_refused_by_a_rehearsal_and_before_a_run_exists(
         else tiny("kernel=plain", override)
     )
     for attempt in rehearse, workflow.train:
-        with pytest.raises(RecipeError, match=UNFIT[override]):
+        with pytest.raises(UsageError, match=UNFIT[override]):
             attempt(recipe)
     assert not list(tmp_path.rglob("runs/*"))
 
@@ -117,5 +117,5 @@ def test_a_val_split_that_is_too_small_for_the_network_is_refused(tmp_path: Path
         "tasks={segmentation: {classes: 3}}",
         "plan={}",
     )
-    with pytest.raises(RecipeError, match=r"expected a network that takes images of 1x2"):
+    with pytest.raises(UsageError, match=r"expected a network that takes images of 1x2"):
         rehearse(recipe)

@@ -5,7 +5,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from edgemtl.backbones import SegNet
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.core.plan import SharingPlan
 from edgemtl.kernels import Factorized, Plain
 from edgemtl.model import MultitaskModel, check_size, macs_of, parameters_of
@@ -57,14 +57,14 @@ def test_the_stages_that_were_given_stay_untouched() -> None:
 
 def test_a_plan_of_other_stages_or_tasks_is_refused() -> None:
     stages = SegNet(widths=(4,), convs=(1,)).stages()
-    with pytest.raises(RecipeError, match="encoder1, decoder1"):
+    with pytest.raises(UsageError, match="encoder1, decoder1"):
         MultitaskModel(stages, TASKS, SharingPlan.shared(tuple(TASKS), ("stem",)))
-    with pytest.raises(RecipeError, match="segmentation, depth, normals"):
+    with pytest.raises(UsageError, match="segmentation, depth, normals"):
         MultitaskModel(stages, TASKS, SharingPlan.shared(("depth",), ("encoder1", "decoder1")))
 
 
 def test_an_unknown_task_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(RecipeError, match="Did you mean `depth`"):
+    with pytest.raises(UsageError, match="Did you mean `depth`"):
         network(Plain())(images(), ["dept"])
 
 
@@ -82,12 +82,12 @@ def test_macs_are_multiply_accumulates() -> None:
 @pytest.mark.parametrize("name", ["type", "values", "half", "a.b"])
 def test_names_that_torch_modules_use_are_refused(name: str) -> None:
     stages = SegNet(widths=(4,), convs=(1,)).stages()
-    with pytest.raises(RecipeError, match="Rename it"):
+    with pytest.raises(UsageError, match="Rename it"):
         MultitaskModel(stages, {name: TASKS["depth"]})
 
 
 def test_a_size_that_the_network_does_not_take_is_refused() -> None:
     model = MultitaskModel(SegNet(widths=(2,) * 5, convs=(1,) * 5).stages(), {"depth": TASKS["depth"]})
     check_size(model, (32, 48))
-    with pytest.raises(RecipeError, match=r"\$\.backbone: expected a network that takes images of 16x24"):
+    with pytest.raises(UsageError, match=r"\$\.backbone: expected a network that takes images of 16x24"):
         check_size(model, (16, 24))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgemtl.core.errors import DataError, RecipeError
+from edgemtl.core.errors import DataError, UsageError
 from edgemtl.predict import predict
 from tests.fixtures.places import TINY
 
@@ -19,7 +19,7 @@ def image(tmp_path: Path) -> Path:
 
 def test_two_images_of_one_name_would_overwrite_each_other(image: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(RecipeError, match=r"images: expected names that differ, found `room` twice"):
+    with pytest.raises(UsageError, match=r"images: expected names that differ, found `room` twice"):
         list(predict(TINY, [image, tmp_path / "elsewhere" / "room.png"], out))
     assert not out.exists()
 
@@ -38,7 +38,7 @@ def test_an_image_is_never_replaced_by_its_prediction(tmp_path: Path) -> None:
     before = photo.read_bytes()
     (tmp_path / "link").symlink_to(tmp_path)
     for out in (tmp_path, tmp_path / "link"):
-        with pytest.raises(RecipeError, match=r"--out: expected a folder without the images, found .*photo"):
+        with pytest.raises(UsageError, match=r"--out: expected a folder without the images, found .*photo"):
             list(predict(TINY, [tmp_path], out))
     assert photo.read_bytes() == before
 
@@ -47,12 +47,12 @@ def test_no_picture_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     with pytest.raises(DataError, match=r"expected pictures, or a bundle .*, found notes.txt"):
         list(predict(TINY, [tmp_path], tmp_path / "out"))
-    with pytest.raises(RecipeError, match=r"images: expected a picture or more"):
+    with pytest.raises(UsageError, match=r"images: expected a picture or more"):
         list(predict(TINY, [], tmp_path / "out"))
 
 
 def test_an_unknown_task_is_refused_with_the_nearest(image: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"`dept`.*`depth`"):
+    with pytest.raises(UsageError, match=r"`dept`.*`depth`"):
         list(predict(TINY, [image], tmp_path / "out", tasks=["segmentation", "dept"]))
     assert not (tmp_path / "out").exists()
 

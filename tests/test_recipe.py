@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgemtl.backbones import ResNet, SegNet, Timm
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.core.locate import recipes
 from edgemtl.kernels import Factorized, Plain
 from edgemtl.recipe import Recipe, dump, load, parse
@@ -57,13 +57,13 @@ def test_what_ships_survives_being_written_out(tmp_path: Path, name: str) -> Non
 @pytest.mark.parametrize("text", ["seed: 1\nname: a\nseed: 2\n", "training: {epochs: 1, epochs: 2}\n"])
 def test_a_key_stands_once(tmp_path: Path, text: str) -> None:
     (tmp_path / "recipe.yaml").write_text(text)
-    with pytest.raises(RecipeError, match=r"the key `(seed|epochs)` stands twice.*line"):
+    with pytest.raises(UsageError, match=r"the key `(seed|epochs)` stands twice.*line"):
         load(tmp_path / "recipe.yaml")
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_a_seed_that_torch_does_not_take(seed: int) -> None:
-    with pytest.raises(RecipeError, match=r"\$\.seed: expected "):
+    with pytest.raises(UsageError, match=r"\$\.seed: expected "):
         recipe(f"seed={seed}")
 
 
@@ -143,7 +143,7 @@ def test_a_number_with_an_exponent_is_a_number(tmp_path: Path, number: str) -> N
     ids=["unclosed", "twice", "date", "code", "list", "word", "empty"],
 )
 def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(RecipeError, match=message) as caught:
+    with pytest.raises(UsageError, match=message) as caught:
         load(write(tmp_path, text))
     assert "\n" not in str(caught.value)
 
@@ -151,13 +151,13 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str, message: s
 def test_a_binary_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_bytes(b"\x89PNG\r\n\x1a\n\x00\xff")
-    with pytest.raises(RecipeError, match=r"recipe\.yaml: expected a recipe file, found 'utf-8' codec"):
+    with pytest.raises(UsageError, match=r"recipe\.yaml: expected a recipe file, found 'utf-8' codec"):
         load(path)
 
 
 @pytest.mark.parametrize("name", ["nowhere.yaml", ""], ids=["missing", "folder"])
 def test_no_file_is_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(RecipeError, match=r"expected a recipe file.*edgemtl recipes ls"):
+    with pytest.raises(UsageError, match=r"expected a recipe file.*edgemtl recipes ls"):
         load(tmp_path / name)
 
 
@@ -224,7 +224,7 @@ def test_the_tree_given_stays_as_it_was() -> None:
     ],
 )
 def test_a_wrong_override_is_named(override: str, message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(UsageError, match=message):
         recipe(override)
 
 
@@ -266,13 +266,13 @@ def test_a_wrong_override_is_named(override: str, message: str) -> None:
     ids=str,
 )
 def test_what_is_wrong_is_named_with_its_path(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(UsageError, match=message):
         recipe(**changes)
 
 
 @pytest.mark.parametrize("key", ["name", "data", "backbone", "tasks"])
 def test_a_missing_key_is_named(key: str) -> None:
-    with pytest.raises(RecipeError, match=rf"\$: expected the key `{key}`, found none"):
+    with pytest.raises(UsageError, match=rf"\$: expected the key `{key}`, found none"):
         parse(without(key))
 
 
@@ -303,18 +303,18 @@ def damaged(draw: st.DrawFn) -> dict[str, Any]:
 def test_whatever_a_recipe_holds_nothing_but_a_recipe_error_is_raised(tree: dict[str, Any]) -> None:
     try:
         found = parse(tree)
-    except RecipeError as error:
+    except UsageError as error:
         assert len(str(error)) < 1000
     else:
         assert parse(yaml.safe_load(dump(found))) == found
 
 
 def test_segmentation_says_how_many_classes_or_which() -> None:
-    with pytest.raises(RecipeError, match=r"classes"):
+    with pytest.raises(UsageError, match=r"classes"):
         recipe(tasks=["segmentation"])
     assert recipe().tasks["segmentation"] == Segmentation(classes=13)
 
 
 def test_weights_of_tasks_that_are_not_there_are_refused() -> None:
-    with pytest.raises(RecipeError, match="normals"):
+    with pytest.raises(UsageError, match="normals"):
         recipe("balancing.weights.normals=2")

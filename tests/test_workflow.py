@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from edgemtl import workflow
-from edgemtl.core.errors import DataError, RecipeError
+from edgemtl.core.errors import DataError, UsageError
 from edgemtl.core.report import EvalReport
 from edgemtl.export import Export
 from edgemtl.run import Run, read_evaluation
@@ -94,7 +94,7 @@ def test_weights_that_are_named_are_those_of_the_checkpoint(run: Run, tmp_path: 
     ],
 )
 def test_what_would_not_be_used_is_refused(run: Run, subject: str, named: dict[str, Any]) -> None:
-    with pytest.raises(RecipeError, match=r"--(network|weights|baseline): expected nothing beside .* has"):
+    with pytest.raises(UsageError, match=r"--(network|weights|baseline): expected nothing beside .* has"):
         workflow.evaluate(run.path / subject, **named)
 
 
@@ -186,7 +186,7 @@ def test_weights_that_are_not_finite_are_refused(value: float, run: Run, tmp_pat
 
 def test_a_recipe_whose_images_are_too_small_for_its_network_is_not_inspected() -> None:
     deep = ["backbone.widths=[2, 2, 2, 2, 2, 2]", "backbone.convs=[1, 1, 1, 1, 1, 1]", "data.size=[16, 24]"]
-    with pytest.raises(RecipeError, match="images of 16x24"):
+    with pytest.raises(UsageError, match="images of 16x24"):
         workflow.inspect("scenes_quickstart", deep)
 
 
@@ -223,7 +223,7 @@ def test_inspecting_recipe_run_and_bundle_gives_the_same_deployed_network(run: R
 def test_a_taken_folder_is_refused_and_the_default_one_counts_up(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(RecipeError, match="does not exist or is empty"):
+    with pytest.raises(UsageError, match="does not exist or is empty"):
         workflow.train(tiny(), run.path)
     monkeypatch.chdir(tmp_path)
     paths = [workflow.train(tiny("training.epochs=1")).path for _ in range(2)]

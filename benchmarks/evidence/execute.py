@@ -55,7 +55,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """The recipe of the run.
 
         Raises:
-            RecipeError: an override is wrong.
+            UsageError: an override is wrong.
         """
         root = () if self.root is None else (f"data.root={self.root}",)
         return recipes.load(find_recipe(self.recipe), [*self.given, *root])

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 import msgspec
 from records import Finished, Outcome
 
-from edgemtl.core.errors import RecipeError, nearest
+from edgemtl.core.errors import UsageError, nearest
 from edgemtl.core.report import delta_m
 
 Overrides = tuple[str, ...]
@@ -142,7 +142,7 @@ class Grid(_Part, frozen=True, kw_only=True):
         """Every cell by its name: METHOD-BALANCING, twin_TASK, both with SIZE- before it in another size.
 
         Raises:
-            RecipeError: a size or an extra names a cell that is not there.
+            UsageError: a size or an extra names a cell that is not there.
         """
         found = {f"twin_{task}": self._base(f"twin_{task}", own) for task, own in self.twins.items()}
         for label, method in self.methods.items():
@@ -163,7 +163,7 @@ class Grid(_Part, frozen=True, kw_only=True):
         """Every run, in the order in which they are wanted; a cell's rate is chosen right before its runs.
 
         Raises:
-            RecipeError: a round names no cell, or as ``cells``.
+            UsageError: a round names no cell, or as ``cells``.
         """
         cells = self.cells
         found: dict[str, Job] = {}
@@ -178,7 +178,7 @@ class Grid(_Part, frozen=True, kw_only=True):
         for job in found.values():
             for name in job.needs:
                 if name not in found:
-                    raise RecipeError(
+                    raise UsageError(
                         job.name, expected="runs of this grid", found=f"`{name}`", fix=nearest(name, found)
                     )
         return list(found.values())
@@ -250,12 +250,12 @@ def read_grid(path: Path) -> Grid:
     """Read a grid's file.
 
     Raises:
-        RecipeError: it is missing or wrong, or names cells that are not there.
+        UsageError: it is missing or wrong, or names cells that are not there.
     """
     try:
         grid = msgspec.yaml.decode(path.read_bytes(), type=Grid)
     except (OSError, msgspec.MsgspecError) as error:
-        raise RecipeError(path, expected="a grid", found=str(error), fix="Mend the file.") from error
+        raise UsageError(path, expected="a grid", found=str(error), fix="Mend the file.") from error
     grid.jobs({})
     return grid
 
@@ -292,12 +292,12 @@ def _varied(cell: Cell, name: str, overrides: Overrides) -> Cell:
 
 def _known(name: str, cells: Mapping[str, Cell]) -> Cell:
     if name not in cells:
-        raise RecipeError("grid", expected="a cell", found=f"`{name}`", fix=nearest(name, cells))
+        raise UsageError("grid", expected="a cell", found=f"`{name}`", fix=nearest(name, cells))
     return cells[name]
 
 
 def _matching(pattern: str, cells: Mapping[str, Cell]) -> list[str]:
     found = [name for name in cells if fnmatchcase(name, pattern)]
     if not found:
-        raise RecipeError("rounds", expected="cells", found=f"`{pattern}`", fix=nearest(pattern, cells))
+        raise UsageError("rounds", expected="cells", found=f"`{pattern}`", fix=nearest(pattern, cells))
     return found

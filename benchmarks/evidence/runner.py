@@ -69,7 +69,7 @@ class Queue:
         """Make all runs, in the grid's order.
 
         Raises:
-            RecipeError: an override of the grid is wrong. Found before anything runs.
+            UsageError: an override of the grid is wrong. Found before anything runs.
             TrainingError: a run was stopped, or its data or the machine would fail the others, too.
         """
         self._check()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgemtl.backbones.base import IMAGE, Backbone, Stage
-from edgemtl.core.errors import RecipeError, nearest
+from edgemtl.core.errors import UsageError, nearest
 
 _PROBE_SIZE = 64
 
@@ -29,7 +29,7 @@ class Module(Backbone, frozen=True, kw_only=True, tag="module"):
         """Call the factory.
 
         Raises:
-            RecipeError: the factory cannot be imported, does not take the options or gives something else.
+            UsageError: the factory cannot be imported, does not take the options or gives something else.
         """
         result = self._factory()(**self.options)
         if isinstance(result, nn.Sequential):
@@ -37,7 +37,7 @@ class Module(Backbone, frozen=True, kw_only=True, tag="module"):
         if isinstance(result, Sequence) and all(isinstance(stage, Stage) for stage in result):
             _check(result)
             return tuple(result)
-        raise RecipeError(
+        raise UsageError(
             "$.backbone.factory",
             expected="an nn.Sequential or a sequence of Stage",
             found=type(result).__name__,
@@ -49,7 +49,7 @@ class Module(Backbone, frozen=True, kw_only=True, tag="module"):
         try:
             factory: Callable[..., object] = getattr(importlib.import_module(path), name)
         except (ImportError, AttributeError, ValueError) as error:
-            raise RecipeError(
+            raise UsageError(
                 "$.backbone.factory",
                 expected="package.file:function that can be imported",
                 found=f"`{self.factory}` ({error})",
@@ -58,7 +58,7 @@ class Module(Backbone, frozen=True, kw_only=True, tag="module"):
         try:
             inspect.signature(factory).bind(**self.options)
         except TypeError as error:
-            raise RecipeError(
+            raise UsageError(
                 "$.backbone.options",
                 expected=f"arguments of {self.factory}",
                 found=f"{self.options} ({error})",
@@ -73,7 +73,7 @@ def chain(**modules: nn.Module) -> tuple[Stage, ...]:
     Channels and reductions are read off one forward pass of an image of 64x64 zeros.
 
     Raises:
-        RecipeError: a module does not give a feature map [B, C, h, w].
+        UsageError: a module does not give a feature map [B, C, h, w].
     """
     stages: list[Stage] = []
     feature = torch.zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE)
@@ -83,7 +83,7 @@ def chain(**modules: nn.Module) -> tuple[Stage, ...]:
             feature = module.eval()(feature)
         module.train(training)
         if not isinstance(feature, torch.Tensor) or feature.ndim != 4:
-            raise RecipeError(
+            raise UsageError(
                 f"backbone stage {name}",
                 expected="a feature map [B, C, h, w]",
                 found=f"shape {list(feature.shape)}"
@@ -103,7 +103,7 @@ def _check(stages: Sequence[Stage]) -> None:
     for stage in stages:
         for name in stage.reads:
             if name not in known:
-                raise RecipeError(
+                raise UsageError(
                     f"backbone stage {stage.name}",
                     expected="to read the image or what a stage before it writes",
                     found=f"`{name}`",
@@ -111,7 +111,7 @@ def _check(stages: Sequence[Stage]) -> None:
                 )
         for name in stage.writes:
             if name in known:
-                raise RecipeError(
+                raise UsageError(
                     f"backbone stage {stage.name}",
                     expected="names that no feature has yet",
                     found=f"`{name}`",
@@ -119,4 +119,4 @@ def _check(stages: Sequence[Stage]) -> None:
                 )
             known.add(name)
     if not stages:
-        raise RecipeError("backbone", expected="at least one stage", found="none", fix="Give it a module.")
+        raise UsageError("backbone", expected="at least one stage", found="none", fix="Give it a module.")

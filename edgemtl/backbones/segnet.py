@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgemtl.backbones.base import IMAGE, Backbone, ConvNormAct, Stage
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 
 Widths = Annotated[tuple[Annotated[int, msgspec.Meta(ge=1)], ...], msgspec.Meta(min_length=1)]
 
@@ -31,7 +31,7 @@ class SegNet(Backbone, frozen=True, kw_only=True, tag="segnet"):
 
     def __post_init__(self) -> None:
         if len(self.convs) != len(self.widths):
-            raise RecipeError(
+            raise UsageError(
                 "$.backbone.convs",
                 expected=f"one number for each of the {len(self.widths)} widths",
                 found=str(len(self.convs)),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edgemtl.backbones.base import IMAGE, Backbone, Normalize, Stage
 from edgemtl.backbones.pyramid import Level, pyramid_stages
-from edgemtl.core.errors import RecipeError, SetupError, nearest
+from edgemtl.core.errors import SetupError, UsageError, nearest
 
 
 class Timm(Backbone, frozen=True, kw_only=True, tag="timm"):
@@ -27,7 +27,7 @@ class Timm(Backbone, frozen=True, kw_only=True, tag="timm"):
 
         Raises:
             SetupError: timm is not installed or does not import.
-            RecipeError: timm knows no such model.
+            UsageError: timm knows no such model.
         """
         try:
             import timm
@@ -39,7 +39,7 @@ class Timm(Backbone, frozen=True, kw_only=True, tag="timm"):
                 fix="Install it: pip install 'edgemtl[timm]', or choose the backbone `resnet`.",
             ) from error
         if not timm.is_model(self.model):
-            raise RecipeError(
+            raise UsageError(
                 "$.backbone.model",
                 expected="a model of timm",
                 found=f"`{self.model}`",

@@ -13,7 +13,7 @@ from typing import Annotated
 import msgspec
 from torch import Tensor, nn
 
-from edgemtl.core.errors import RecipeError, nearest
+from edgemtl.core.errors import UsageError, nearest
 
 Losses = dict[str, Tensor]
 Weights = dict[str, Annotated[float, msgspec.Meta(ge=0)]]
@@ -42,7 +42,7 @@ class Balancing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """A balancer for these tasks.
 
         Raises:
-            RecipeError: the spec names a task that is not there.
+            UsageError: the spec names a task that is not there.
         """
         raise NotImplementedError
 
@@ -51,11 +51,11 @@ def check_weights(weights: Iterable[str], tasks: Sequence[str]) -> None:
     """That weights are those of tasks.
 
     Raises:
-        RecipeError: one is of a task that is not there.
+        UsageError: one is of a task that is not there.
     """
     for task in weights:
         if task not in tasks:
-            raise RecipeError(
+            raise UsageError(
                 f"$.balancing.weights.{task}",
                 expected="a task of this recipe",
                 found=f"`{task}`",

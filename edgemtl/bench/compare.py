@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgemtl.bench.document import Document, figures, higher_is_better, read_report
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.core.report import EVALUATED_ON, ComparedRow, Comparison
 
 # What must be equal, by kind of report. Runtime and precision may differ: they are what one compares.
@@ -35,11 +35,11 @@ def compare(paths: Sequence[Path], *, force: bool = False) -> Comparison:
 
     Raises:
         DataError: a file is no report.
-        RecipeError: fewer than two reports, or they are unlike; the first difference is named. ``force``
+        UsageError: fewer than two reports, or they are unlike; the first difference is named. ``force``
             compares them all the same, unless they are of unlike kinds.
     """
     if len(paths) < 2:
-        raise RecipeError(
+        raise UsageError(
             "compare", expected="two reports or more", found=str(len(paths)), fix="Name another report."
         )
     documents = [read_report(path) for path in paths]
@@ -65,7 +65,7 @@ def require_alike(
     ``video``: whether figures of a video are compared.
 
     Raises:
-        RecipeError: the reports are of unlike kinds; or they differ, without ``force``.
+        UsageError: the reports are of unlike kinds; or they differ, without ``force``.
     """
     if document["kind"] != other["kind"]:
         raise _unlike(
@@ -86,8 +86,8 @@ def _at(document: Document, path: str) -> object:
     return _at(found, rest) if rest and isinstance(found, Mapping) else found
 
 
-def _unlike(name: str, here: object, other_name: str, there: object, path: str, fix: str) -> RecipeError:
-    return RecipeError(other_name, expected=f"{path} {here}, as in {name}", found=str(there), fix=fix)
+def _unlike(name: str, here: object, other_name: str, there: object, path: str, fix: str) -> UsageError:
+    return UsageError(other_name, expected=f"{path} {here}, as in {name}", found=str(there), fix=fix)
 
 
 def _shown(path: str) -> bool:

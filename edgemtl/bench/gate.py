@@ -11,7 +11,7 @@ import msgspec
 
 from edgemtl.bench.compare import require_alike
 from edgemtl.bench.document import ON_DEVICE, Document, figures, higher_is_better
-from edgemtl.core.errors import RecipeError, nearest
+from edgemtl.core.errors import UsageError, nearest
 from edgemtl.core.report import BenchReport, EvalReport, Verdict
 
 Flag = Literal["--min", "--max", "--max-regress"]
@@ -36,7 +36,7 @@ def parse_gates(
     """Read gates as a command line gives them: ``latency_ms.p50=5%``, ``tasks.segmentation.miou=0.4``.
 
     Raises:
-        RecipeError: a gate is not PATH=NUMBER; only ``max_regress`` takes percents.
+        UsageError: a gate is not PATH=NUMBER; only ``max_regress`` takes percents.
     """
     return (
         *(_parse("--min", text) for text in minimum),
@@ -51,7 +51,7 @@ def check_gates(
     """Refuse, before anything is measured, what ``judge`` would refuse of any such report.
 
     Raises:
-        RecipeError: a gate is about no part of the report, or of a baseline and the limit of a regression one
+        UsageError: a gate is about no part of the report, or of a baseline and the limit of a regression one
             is there without the other.
     """
     parts, flags = report.__struct_fields__, set()
@@ -59,13 +59,13 @@ def check_gates(
         flags.add(gate.flag)
         part = gate.path.partition(".")[0]
         if part not in parts:
-            raise RecipeError(
+            raise UsageError(
                 str(gate), expected="a figure of the report", found=f"`{gate.path}`", fix=nearest(part, parts)
             )
     if baseline is None and "--max-regress" in flags:
-        raise RecipeError("--max-regress", expected="--baseline REPORT", found="none", fix="Name a report.")
+        raise UsageError("--max-regress", expected="--baseline REPORT", found="none", fix="Name a report.")
     if baseline is not None and "--max-regress" not in flags:
-        raise RecipeError(
+        raise UsageError(
             "--baseline",
             expected="a --max-regress that counts from it",
             found="none",
@@ -79,7 +79,7 @@ def judge(
     """Judge every gate, in order. A figure that was not measured fails.
 
     Raises:
-        RecipeError: the report has no such figure (the nearest is offered); a regression lacks a baseline, or
+        UsageError: the report has no such figure (the nearest is offered); a regression lacks a baseline, or
             is about a figure of which nobody knows which way is better, or about one that was not measured
             like the baseline's (``force`` allows that).
     """
@@ -98,10 +98,10 @@ def _judge_regression(
     gate: Gate, value: float | None, report: Document, baseline: Document | None, *, force: bool
 ) -> Verdict:
     if baseline is None:
-        raise RecipeError(str(gate), expected="--baseline REPORT", found="none", fix="Name a report.")
+        raise UsageError(str(gate), expected="--baseline REPORT", found="none", fix="Name a report.")
     higher = higher_is_better(report, gate.path)
     if higher is None:
-        raise RecipeError(
+        raise UsageError(
             str(gate),
             expected="a figure that can get worse: a metric or a cost",
             found=f"`{gate.path}`",
@@ -112,7 +112,7 @@ def _judge_regression(
         require_alike("the baseline", baseline, "the report", report, video=video, force=force)
     base = _look_up(gate, figures(baseline))
     if base is None:
-        raise RecipeError(
+        raise UsageError(
             f"baseline of {gate}", expected="a number", found="null", fix="Name a report that measured it."
         )
     allowed = abs(base) * gate.limit / 100 if gate.percent else gate.limit
@@ -139,7 +139,7 @@ def _look_up(gate: Gate, found: dict[str, float | None]) -> float | None:
     first = gate.path.partition(".")[0]
     # Of several hundred paths, offer those of the same part; a wrong part is compared with all.
     family = [path for path in found if path.partition(".")[0] == first]
-    raise RecipeError(
+    raise UsageError(
         str(gate),
         expected="a figure of the report",
         found=f"`{gate.path}`",
@@ -155,7 +155,7 @@ def _parse(flag: Flag, text: str) -> Gate:
     except ValueError:
         limit = math.nan
     if not path or not math.isfinite(limit):
-        raise RecipeError(
+        raise UsageError(
             f"{flag} {text}",
             expected="PATH=NUMBER or PATH=PERCENT%" if flag == "--max-regress" else "PATH=NUMBER",
             found=f"`{text}`",

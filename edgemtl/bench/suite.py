@@ -16,7 +16,7 @@ from edgemtl.bench.sysfs import ROOT
 from edgemtl.bench.video import bench_video
 from edgemtl.bench.way import all_ways
 from edgemtl.core.bundle import MANIFEST, Manifest, read_manifest, sha256
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.core.report import BenchReport, Measure, Stats, VideoMeasure, timestamp
 from edgemtl.runtime.opening import open_session
 from edgemtl.runtime.runner import choose_layout
@@ -33,7 +33,7 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ``rates`` (as ``parse_rates`` reads them) and ``keyframes``, if given, ask for what a video costs.
 
     Raises:
-        RecipeError: a number is out of range.
+        UsageError: a number is out of range.
     """
 
     layout: str | None = None
@@ -50,7 +50,7 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and not bound <= value < float("inf"):
-                raise RecipeError(name, expected=f"{bound} or more", found=str(value), fix="Give another.")
+                raise UsageError(name, expected=f"{bound} or more", found=str(value), fix="Give another.")
 
 
 def bench(folder: Path, settings: BenchSettings | None = None, *, root: Path = ROOT) -> BenchReport:
@@ -60,7 +60,7 @@ def bench(folder: Path, settings: BenchSettings | None = None, *, root: Path = R
 
     Raises:
         BundleError: the bundle is damaged.
-        RecipeError: the bundle has no such layout, does not take such a batch, or cannot run a video so.
+        UsageError: the bundle has no such layout, does not take such a batch, or cannot run a video so.
         SetupError: the runtime is missing, cannot run the files, or runs out of memory.
     """
     settings = settings or BenchSettings()

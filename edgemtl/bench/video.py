@@ -40,7 +40,7 @@ def bench_video(
     What a camera sees lies in between; `evaluate` says where.
 
     Raises:
-        RecipeError: as ``VideoRunner``.
+        UsageError: as ``VideoRunner``.
     """
     ran: list[str] = []
     full = BundleRunner(folder, threads=threads, sessions=sessions, manifest=manifest)

@@ -37,7 +37,7 @@ class Way(msgspec.Struct, frozen=True):
         """Open the files; what returns runs them once on a random batch.
 
         Raises:
-            RecipeError: the bundle does not take such a batch.
+            UsageError: the bundle does not take such a batch.
             SetupError: the runtime is missing or cannot run the files.
         """
         if self.file is not None:

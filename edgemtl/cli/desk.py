@@ -19,7 +19,7 @@ from edgemtl.cli.arguments import (
     Runtime,
 )
 from edgemtl.cli.output import chosen, gate, show
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.core.locate import find_recipe
 
 
@@ -45,7 +45,7 @@ def train(
     if resume:
         options = {"--out": out, "--devices": devices, "--dry-run": dry_run}
         if beside := [*(overrides or ()), *(name for name, value in options.items() if value)]:
-            raise RecipeError(
+            raise UsageError(
                 "--resume",
                 expected="a run alone: its recipe is in it",
                 found=", ".join(beside),

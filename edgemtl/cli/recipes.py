@@ -10,7 +10,7 @@ import typer
 
 from edgemtl.cli.arguments import Json, Overrides, RecipeName
 from edgemtl.cli.output import show
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.core.files import replacing
 from edgemtl.core.locate import find_recipe, recipes
 
@@ -31,7 +31,7 @@ def recipes_cp(name: str, destination: Path) -> None:
     source = find_recipe(name)
     target = destination / source.name if destination.is_dir() else destination
     if target.exists():
-        raise RecipeError(
+        raise UsageError(
             target, expected="no such file yet", found="one", fix="Name another, or remove this one."
         )
     with replacing(target) as draft:

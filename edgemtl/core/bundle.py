@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from edgemtl.core.errors import BundleError, RecipeError
+from edgemtl.core.errors import BundleError, UsageError
 from edgemtl.core.files import json_bytes
 from edgemtl.core.plan import SharingPlan
 from edgemtl.core.report import MetricInfo
@@ -207,7 +207,7 @@ def read_manifest(folder: Path) -> Manifest:
                 fix="Export it again with this version of edgemtl, or install the version that wrote it.",
             )
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecipeError) as error:  # the last: of an impossible plan
+    except (msgspec.DecodeError, UnicodeDecodeError, UsageError) as error:  # the last: of an impossible plan
         raise BundleError(
             path, expected="a manifest", found=str(error), fix="Copy the bundle again or export it again."
         ) from error

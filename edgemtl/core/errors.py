@@ -33,8 +33,8 @@ class TrainingError(EdgemtlError):
     """Training cannot go on, for example because a loss is not finite."""
 
 
-class RecipeError(EdgemtlError):
-    """A recipe, an override or the use of a command is wrong."""
+class UsageError(EdgemtlError):
+    """A recipe, an override, an option or an argument is wrong."""
 
     exit_code = 2
 

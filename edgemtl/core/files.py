@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgemtl.core.errors import RecipeError, SetupError
+from edgemtl.core.errors import SetupError, UsageError
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
 
@@ -45,11 +45,11 @@ def replacing(path: Path) -> Iterator[Path]:
     was.
 
     Raises:
-        RecipeError: ``path`` has no name of its own, as ``.``: a folder is not replaced from inside.
+        UsageError: ``path`` has no name of its own, as ``.``: a folder is not replaced from inside.
         SetupError: the disk is full, or the folder is not writable.
     """
     if not path.name:
-        raise RecipeError(
+        raise UsageError(
             path, expected="a file or folder by its name", found="none", fix="Name one, as in `./result`."
         )
     # Always the same name, so that what a killed process left is taken over, not left behind.

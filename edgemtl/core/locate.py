@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from edgemtl.core.errors import DataError, RecipeError, nearest
+from edgemtl.core.errors import DataError, UsageError, nearest
 
 RUNS = Path("runs")
 _MARKERS = {"run": "env.json", "bundle": "manifest.json"}
@@ -61,13 +61,13 @@ def find_recipe(name: str) -> Path:
     """A recipe by its path, or by the name of one that ships.
 
     Raises:
-        RecipeError: there is none.
+        UsageError: there is none.
     """
     if Path(name).is_file():
         return Path(name)
     shipped = recipes()
     if name not in shipped:
-        raise RecipeError(
+        raise UsageError(
             name,
             expected="a recipe file or the name of a recipe that ships",
             found="none",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from edgemtl.core.errors import RecipeError, nearest
+from edgemtl.core.errors import UsageError, nearest
 
 Group = tuple[str, ...]
 Partition = tuple[Group, ...]
@@ -32,7 +32,7 @@ class SharingPlan(msgspec.Struct, frozen=True):
     written.
 
     Raises:
-        RecipeError: the groups of a stage are no partition of the tasks, or merge what was split before, or
+        UsageError: the groups of a stage are no partition of the tasks, or merge what was split before, or
             two branches would have one name.
     """
 
@@ -42,7 +42,7 @@ class SharingPlan(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if len(self.partitions) != len(self.stages):
-            raise RecipeError(
+            raise UsageError(
                 "plan.partitions",
                 expected=f"one partition for each of the {len(self.stages)} stages",
                 found=str(len(self.partitions)),
@@ -52,7 +52,7 @@ class SharingPlan(msgspec.Struct, frozen=True):
         for stage, partition in zip(self.stages, self.partitions, strict=True):
             members = sorted(task for group in partition for task in group)
             if not all(partition) or members != sorted(self.tasks):
-                raise RecipeError(
+                raise UsageError(
                     f"plan.{stage}",
                     expected=f"each of the tasks {', '.join(self.tasks)} in exactly one group",
                     found=_show(partition),
@@ -60,7 +60,7 @@ class SharingPlan(msgspec.Struct, frozen=True):
                 )
             for group in partition:
                 if not any(set(group) <= set(before) for before in coarser):
-                    raise RecipeError(
+                    raise UsageError(
                         f"plan.{stage}",
                         expected=f"groups that split those of the stage before, {_show(coarser)}",
                         found=_show(partition),
@@ -81,11 +81,11 @@ class SharingPlan(msgspec.Struct, frozen=True):
         """All tasks share every stage until a stage named in ``forks``; from it on they form its groups.
 
         Raises:
-            RecipeError: a fork names a stage that the backbone lacks, or its groups are impossible.
+            UsageError: a fork names a stage that the backbone lacks, or its groups are impossible.
         """
         for stage in forks:
             if stage not in stages:
-                raise RecipeError(
+                raise UsageError(
                     f"$.plan.forks.{stage}",
                     expected="a stage of the backbone",
                     found=f"`{stage}`",
@@ -143,7 +143,7 @@ class SharingPlan(msgspec.Struct, frozen=True):
         for _, group in self.walk():
             other = by_name.setdefault(self._name(group), group)
             if other != group:
-                raise RecipeError(
+                raise UsageError(
                     "plan",
                     expected="branches with names that differ",
                     found=f"{_show((other, group))}, both `{self._name(group)}`",

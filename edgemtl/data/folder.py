@@ -23,7 +23,7 @@ from typing import Annotated, ClassVar, NamedTuple
 import msgspec
 import numpy as np
 
-from edgemtl.core.errors import DataError, RecipeError, nearest
+from edgemtl.core.errors import DataError, UsageError, nearest
 from edgemtl.data.base import Data, Dataset, Sample
 from edgemtl.data.labels import ClassFiles, DepthFiles, LabelFiles, NormalFiles, load_image
 from edgemtl.data.reading import SUFFIXES, names_in
@@ -119,7 +119,7 @@ class Folder(FileData, frozen=True, kw_only=True, tag="folder"):
 
     def __post_init__(self) -> None:
         if IMAGE in self.labels:
-            raise RecipeError(
+            raise UsageError(
                 "$.data.labels",
                 expected="names of labels",
                 found=f"`{IMAGE}`, which are the images",

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgemtl.core.errors import DataError, RecipeError
+from edgemtl.core.errors import DataError, UsageError
 from edgemtl.data.reading import LOSSY, check_range, check_shape, planes, read, wrong_shape
 from edgemtl.data.sample import LabelInfo
 
@@ -57,7 +57,7 @@ class ClassFiles(LabelFiles, frozen=True, kw_only=True, tag="classes"):
 
     def __post_init__(self) -> None:
         if both := [index for index in self.void if 0 <= index < len(self.names)]:
-            raise RecipeError(
+            raise UsageError(
                 "$.data.labels",
                 expected=f"`void` outside 0..{len(self.names) - 1}, the indices of `names`",
                 found=str(both[0]),

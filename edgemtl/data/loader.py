@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils import data
 
-from edgemtl.core.errors import DataError, RecipeError
+from edgemtl.core.errors import DataError, UsageError
 from edgemtl.data.augment import Augment
 from edgemtl.data.base import Dataset
 from edgemtl.data.sample import Batch, Sample
@@ -41,7 +41,7 @@ def train_batches(
     Raises:
         DataError: the images are too small for ``augment``, or fewer than a batch; or, while iterating, one
             cannot be read.
-        RecipeError: ``world`` does not divide ``batch``.
+        UsageError: ``world`` does not divide ``batch``.
     """
     augment.check(dataset.size)
     share = _share(batch, world)
@@ -57,7 +57,7 @@ def eval_batches(dataset: Dataset, *, batch: int, rank: int = 0, world: int = 1)
 
     Raises:
         DataError: while iterating: a sample cannot be read.
-        RecipeError: ``world`` does not divide ``batch``.
+        UsageError: ``world`` does not divide ``batch``.
     """
     share = _share(batch, world)
     mine = range(rank, len(dataset), world)
@@ -83,7 +83,7 @@ def steps_per_epoch(dataset: Dataset, batch: int) -> int:
 
 def _share(batch: int, world: int) -> int:
     if batch % world:
-        raise RecipeError(
+        raise UsageError(
             "$.training.batch",
             expected=f"a multiple of the {world} processes that share it",
             found=str(batch),

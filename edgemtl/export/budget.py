@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from edgemtl.core.errors import DataError, GateError, RecipeError, nearest
+from edgemtl.core.errors import DataError, GateError, UsageError, nearest
 from edgemtl.core.report import MetricInfo, Scores
 
 HELD_OUT = 100  # images: enough to rank the parts; the verdict is over the whole split
@@ -50,18 +50,18 @@ def parse_budget(texts: Iterable[str]) -> tuple[Limit, ...]:
     """Read limits as a command line gives them: ``segmentation.miou=0.5``, ``depth.abs=1%``.
 
     Raises:
-        RecipeError: one is not TASK.METRIC=NUMBER with an optional percent sign, or is not above 0.
+        UsageError: one is not TASK.METRIC=NUMBER with an optional percent sign, or is not above 0.
     """
     return tuple(_parse(text) for text in texts)
 
 
 def check_budget(limits: Iterable[Limit], metrics: Metrics) -> None:
-    """Raises RecipeError: a limit is on a metric that no task has."""
+    """Raises UsageError: a limit is on a metric that no task has."""
     known = [f"{task}.{info.name}" for task, infos in metrics.items() for info in infos]
     for limit in limits:
         name = f"{limit.task}.{limit.metric}"
         if name not in known:
-            raise RecipeError(
+            raise UsageError(
                 f"--budget {limit}",
                 expected="a metric of a task of this network",
                 found=f"`{name}`",
@@ -154,7 +154,7 @@ def _parse(text: str) -> Limit:
     except ValueError:
         amount = math.nan
     if not (task and metric and math.isfinite(amount) and amount > 0):
-        raise RecipeError(
+        raise UsageError(
             f"--budget {text}",
             expected="TASK.METRIC=NUMBER or TASK.METRIC=PERCENT%, above 0",
             found=f"`{text}`",

@@ -30,7 +30,7 @@ from edgemtl.core.bundle import (
     sha256,
     write_manifest,
 )
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.core.files import replacing
 from edgemtl.core.report import Scores, timestamp
 from edgemtl.export.graph import Array
@@ -69,7 +69,7 @@ def write_bundle(
 
     Raises:
         GateError: the certificate is not good, or the network cannot be lowered within its budget.
-        RecipeError: the target lacks an operator of the network, or it does not fit an opset as old; or
+        UsageError: the target lacks an operator of the network, or it does not fit an opset as old; or
             something else than a bundle is in ``folder``.
         SetupError: the folder cannot be written.
     """
@@ -118,7 +118,7 @@ def _check_free(folder: Path) -> None:
     free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     bundle = all((folder / name).is_file() for name in (MANIFEST, SUMS))
     if not free and not bundle:
-        raise RecipeError(
+        raise UsageError(
             "--out",
             expected="a folder that does not exist or is empty, or a bundle to replace",
             found=str(folder),

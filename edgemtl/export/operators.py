@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx
 
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.export.refusals import or_jetpack
 from edgemtl.export.targets import PLATFORMS, Device, version_tuple
 
@@ -48,14 +48,14 @@ def check_model(devices: tuple[Device, ...], path: Path, opset: int) -> None:
     """Refuse a written model that a device's TensorRT cannot read.
 
     Raises:
-        RecipeError: the exporter could not lower the network to this opset, or the network has an operator
+        UsageError: the exporter could not lower the network to this opset, or the network has an operator
             that TensorRT lacks.
     """
     model = onnx.load(path, load_external_data=False)
     written = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
     if written != opset:
         # The exporter of PyTorch starts at 18 and converts down where it can; else it leaves what it has.
-        raise RecipeError(
+        raise UsageError(
             path.name,
             expected=f"opset {opset}",
             found=f"operators that need {written}",
@@ -75,7 +75,7 @@ def check_operators(devices: Iterable[Device], where: str, operators: Iterable[t
     """Refuse operators, (domain, name) each, that a device's TensorRT lacks.
 
     Raises:
-        RecipeError: names the operator, and what would work instead.
+        UsageError: names the operator, and what would work instead.
     """
     operators = tuple(operators)
     for device in devices:
@@ -90,7 +90,7 @@ def check_operators(devices: Iterable[Device], where: str, operators: Iterable[t
                 fix = or_jetpack(f"TensorRT has it since {SINCE[name]}", device.board, newer)
             else:
                 continue
-            raise RecipeError(
+            raise UsageError(
                 where,
                 expected=f"operators that TensorRT {device.platform.tensorrt} ({device}) has",
                 found=f"{domain}::{name}" if domain else name,

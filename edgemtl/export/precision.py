@@ -18,7 +18,7 @@ from onnxruntime.capi.onnxruntime_inference_collection import InferenceSession
 from onnxruntime.capi.onnxruntime_pybind11_state import GraphOptimizationLevel, SessionOptions
 
 from edgemtl.core.bundle import Lowered, ModelFile
-from edgemtl.core.errors import GateError, RecipeError, nearest
+from edgemtl.core.errors import GateError, UsageError, nearest
 from edgemtl.core.report import Scores
 from edgemtl.export.budget import Limit, Metrics, check_budget, choose
 from edgemtl.export.calibrate import Calibration, Images, Method, batch_of, calibrate, digest
@@ -82,9 +82,9 @@ class Outcome(NamedTuple):
 
 
 def check_written(precision: Precision) -> None:
-    """Raises RecipeError: edgemtl cannot write this precision yet, whatever the target can run."""
+    """Raises UsageError: edgemtl cannot write this precision yet, whatever the target can run."""
     if precision not in WRITTEN:
-        raise RecipeError(
+        raise UsageError(
             "--precision",
             expected=f"one that edgemtl writes: {', '.join(WRITTEN)}",
             found=f"`{precision}`",
@@ -98,7 +98,7 @@ def check_lowering(
     """Refuse what ``lower`` could not do, before anything is written.
 
     Raises:
-        RecipeError: ``keep`` or ``budget`` name what is not there, or ``material`` lacks what they need.
+        UsageError: ``keep`` or ``budget`` name what is not there, or ``material`` lacks what they need.
     """
     check_budget(spec.budget, metrics)
     if "int8" in _kept(parts, tuple(metrics), precision, spec).values() and material.images is None:
@@ -240,7 +240,7 @@ def _kept(
     for name, kept in spec.keep.items():
         part = f"head_{name}" if name in tasks else name
         if part not in chosen:
-            raise RecipeError(
+            raise UsageError(
                 f"--keep {name}={kept}",
                 expected="a task or a segment of this network",
                 found=f"`{name}`",
@@ -250,8 +250,8 @@ def _kept(
     return chosen
 
 
-def _lacks(where: str, expected: str, fix: str) -> RecipeError:
-    return RecipeError(where, expected=expected, found="none", fix=fix)
+def _lacks(where: str, expected: str, fix: str) -> UsageError:
+    return UsageError(where, expected=expected, found="none", fix=fix)
 
 
 def _predictor(model: ModelProto, *, optimize: bool = True) -> Predict:

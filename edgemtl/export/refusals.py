@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.export.precision import Lowering
 from edgemtl.export.targets import BOARDS, PLATFORMS, Device, Platform, Precision, version_tuple
 
@@ -20,10 +20,10 @@ _USED_BY: dict[str, tuple[str, tuple[Precision, ...]]] = {
 
 
 def check_opset(fleet: Iterable[Device], opset: int) -> None:
-    """Raises RecipeError: a device's parser is too old for it."""
+    """Raises UsageError: a device's parser is too old for it."""
     for device in fleet:
         if opset > device.platform.opset:
-            raise RecipeError(
+            raise UsageError(
                 "--opset",
                 expected=f"{device.platform.opset} or older for {device}",
                 found=str(opset),
@@ -36,7 +36,7 @@ def check_opset(fleet: Iterable[Device], opset: int) -> None:
 
 
 def check_precision(fleet: Iterable[Device], precision: Precision) -> None:
-    """Raises RecipeError: a device does not compute in it, or its TensorRT cannot be told so."""
+    """Raises UsageError: a device does not compute in it, or its TensorRT cannot be told so."""
     for device in fleet:
         both = [p for p in device.platform.precisions if p in BOARDS[device.board].precisions]
         if precision not in both:
@@ -44,7 +44,7 @@ def check_precision(fleet: Iterable[Device], precision: Precision) -> None:
             who = device if computes else f"the GPU of {device.board}"
             # A cache is what int8 was; to offer it would be advice that ages.
             offered = [p for p in both if p != "int8-cache"]
-            raise RecipeError(
+            raise UsageError(
                 "--precision",
                 expected=f"one that {who} runs: {', '.join(offered)}",
                 found=f"`{precision}`",
@@ -55,11 +55,11 @@ def check_precision(fleet: Iterable[Device], precision: Precision) -> None:
 
 
 def check_used(precision: Precision, spec: Lowering) -> None:
-    """Raises RecipeError: the spec says how to do what this precision does not need."""
+    """Raises UsageError: the spec says how to do what this precision does not need."""
     plain = Lowering()
     for field, (option, precisions) in _USED_BY.items():
         if precision not in precisions and getattr(spec, field) != getattr(plain, field):
-            raise RecipeError(
+            raise UsageError(
                 option,
                 expected=f"--precision {' or '.join(precisions)} beside it",
                 found=f"`{precision}`",
@@ -68,11 +68,11 @@ def check_used(precision: Precision, spec: Lowering) -> None:
 
 
 def check_dla(fleet: tuple[Device, ...], precision: Precision, batch: tuple[int, int]) -> None:
-    """Raises RecipeError: a device has no DLA that its TensorRT can use, or the DLA takes no such network."""
+    """Raises UsageError: a device has no DLA that its TensorRT can use, or the DLA takes no such network."""
     having = {board: [row.jetpack for row in PLATFORMS if board in row.dla] for board in BOARDS}
     lacking = next((device for device in fleet if device.board not in device.platform.dla), None)
     if lacking or not fleet:
-        raise RecipeError(
+        raise UsageError(
             "--dla",
             expected="a target that has one",
             found=str(lacking or "onnx, which is for no board"),
@@ -87,14 +87,14 @@ def check_dla(fleet: tuple[Device, ...], precision: Precision, batch: tuple[int,
     for device in fleet:
         computes = _dla_precisions(device.platform)
         if precision not in computes:
-            raise RecipeError(
+            raise UsageError(
                 "--dla",
                 expected=f"{' or '.join(computes)}, all that the DLA of {device} computes",
                 found=f"`{precision}`",
                 fix="Add --precision fp16.",
             )
     if batch[0] != batch[1]:
-        raise RecipeError(
+        raise UsageError(
             "--dla", expected="a static batch", found=f"--batch {batch[0]},{batch[1]}", fix="Give one number."
         )
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NamedTuple, get_args
 
 import msgspec
 
-from edgemtl.core.errors import RecipeError, nearest
+from edgemtl.core.errors import UsageError, nearest
 from edgemtl.export.budget import parse_budget
 from edgemtl.export.calibrate import Method
 from edgemtl.export.precision import WRITTEN, Lowering, check_written
@@ -28,7 +28,7 @@ class Export(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     hundred times closer.
 
     Raises:
-        RecipeError: a value is out of range, or the target cannot run it; says what would work.
+        UsageError: a value is out of range, or the target cannot run it; says what would work.
     """
 
     target: str = "onnx"
@@ -44,7 +44,7 @@ class Export(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch[0] <= self.batch[1]:
-            raise RecipeError(
+            raise UsageError(
                 "--batch",
                 expected="smallest and largest batch, 1 or more, in this order",
                 found=str(self.batch),
@@ -93,7 +93,7 @@ def parse_export(
     ``Lowering``, None for their default.
 
     Raises:
-        RecipeError: a value is none of the known, out of range, or nothing that the target can run.
+        UsageError: a value is none of the known, out of range, or nothing that the target can run.
     """
     first, _, last = batch.partition(",")
     given = {name: value for name, value in lowering.items() if value is not None}
@@ -140,18 +140,18 @@ _OPTIONS = {
 }
 
 
-def _refusal(message: str, typed: Mapping[str, object]) -> RecipeError:
+def _refusal(message: str, typed: Mapping[str, object]) -> UsageError:
     """What is wrong with an option, from where msgspec stopped: ... - at `$.lowering.keep[...]`."""
     where = message.rpartition("`$.")[2]
     field = next(name for name in _OPTIONS if name in where)
     option, value = _OPTIONS[field], str(typed[field])
-    return RecipeError(option.flag, expected=option.expected, found=f"`{value}`", fix=option.fix(value))
+    return UsageError(option.flag, expected=option.expected, found=f"`{value}`", fix=option.fix(value))
 
 
 def _parse_keep(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         if "=" not in text:
-            raise RecipeError(
+            raise UsageError(
                 f"--keep {text}",
                 expected="NAME=PRECISION, with a task or a segment for a name",
                 found=f"`{text}`",

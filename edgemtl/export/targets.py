@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from edgemtl.core.errors import RecipeError, nearest
+from edgemtl.core.errors import UsageError, nearest
 
 # `int8` is Q/DQ nodes in the ONNX; `int8-cache` is what they replace, scales in a calibration cache.
 Precision = Literal["fp32", "fp16", "int8", "int8-cache", "fp8", "fp4"]
@@ -192,10 +192,10 @@ def devices(target: str, jetpack: str = "") -> tuple[Device, ...]:
     JetPack 6.2.1 is found as 6.2: the newest row of its line that is not newer.
 
     Raises:
-        RecipeError: there is no such target, or none of its boards runs this JetPack.
+        UsageError: there is no such target, or none of its boards runs this JetPack.
     """
     if target not in TARGETS:
-        raise RecipeError("--target", expected="a target", found=f"`{target}`", fix=nearest(target, TARGETS))
+        raise UsageError("--target", expected="a target", found=f"`{target}`", fix=nearest(target, TARGETS))
     found = [Device(board, row) for board in TARGETS[target] for row in PLATFORMS if board in row.boards]
     if not jetpack:
         return tuple(found)
@@ -206,7 +206,7 @@ def devices(target: str, jetpack: str = "") -> tuple[Device, ...]:
     ]
     if not chosen:
         known = sorted({d.platform.jetpack for d in found if d.platform.jetpack}, key=version_tuple)
-        raise RecipeError(
+        raise UsageError(
             "--jetpack",
             expected=f"a JetPack of {target}: {', '.join(known)}" if known else f"none: {target} has none",
             found=f"`{jetpack}`",

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.core.inspection import Skipped
 from edgemtl.core.plan import Group
 
@@ -40,11 +40,11 @@ class KernelMethod(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         """Refuse a method that leaves every layer of a network plain, and a pattern that no layer matches.
 
         Raises:
-            RecipeError: as above: what is called by a method's name must not train plain.
+            UsageError: as above: what is called by a method's name must not train plain.
         """
         for pattern in self.layers if layers else ():
             if not any(fnmatchcase(layer, pattern) for layer in layers):
-                raise RecipeError(
+                raise UsageError(
                     "$.kernel.layers",
                     expected="patterns of this network's layers",
                     found=f"`{pattern}`, which matches none",
@@ -52,7 +52,7 @@ class KernelMethod(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 )
         plain = [left for left in skipped if self.wants(left.layer)]
         if plain and len(plain) == sum(map(self.wants, layers)):
-            raise RecipeError(
+            raise UsageError(
                 "$.kernel",
                 expected="a method that does a layer of this network",
                 found=f"none: {plain[0].layer}: {plain[0].reason}",

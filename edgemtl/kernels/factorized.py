@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.core.plan import Group
 from edgemtl.kernels.weight import Kernel, Shape, WeightMethod, rate_of, shape_of
 
@@ -49,14 +49,14 @@ class Factorized(WeightMethod, frozen=True, kw_only=True, tag="factorized"):
 
     def __post_init__(self) -> None:
         if self.combine == "product" and self.shared != "both":
-            raise RecipeError(
+            raise UsageError(
                 "$.kernel.shared",
                 expected="both, where M(t) are combined by their product",
                 found=self.shared,
                 fix="Share both, or choose `combine: mean` or `sum`.",
             )
         if self.log_middle and self.middle == "full":
-            raise RecipeError(
+            raise UsageError(
                 "$.kernel.log_middle",
                 expected="false for full matrices M(t)",
                 found="true",

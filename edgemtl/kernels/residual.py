@@ -21,7 +21,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.core.plan import Group
 from edgemtl.kernels.base import UnsupportedError
 from edgemtl.kernels.weight import Kernel, Shape, WeightMethod, rate_of, shape_of
@@ -41,7 +41,7 @@ class Residual(WeightMethod, frozen=True, kw_only=True, tag="residual"):
 
     def __post_init__(self) -> None:
         if len(set(self.sides)) < len(self.sides):
-            raise RecipeError(
+            raise UsageError(
                 "$.kernel.sides",
                 expected="each side once",
                 found=", ".join(self.sides),

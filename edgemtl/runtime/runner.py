@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemtl.core.bundle import Manifest, ModelFile, read_manifest
-from edgemtl.core.errors import RecipeError, nearest
+from edgemtl.core.errors import UsageError, nearest
 from edgemtl.runtime.batches import in_batches, together
 from edgemtl.runtime.opening import open_session
 from edgemtl.runtime.session import Array, Session, SessionFactory, available_cores
@@ -36,7 +36,7 @@ class BundleRunner:
 
     Raises:
         BundleError: the bundle is damaged or not what its manifest says.
-        RecipeError: the bundle has no such task or layout, or does not take such an image.
+        UsageError: the bundle has no such task or layout, or does not take such an image.
         SetupError: the runtime is missing or cannot run the files.
     """
 
@@ -70,7 +70,7 @@ class BundleRunner:
         """Float32 [B, 3, height, width], RGB in 0..1 -> an array for every task, as the manifest says.
 
         Raises:
-            RecipeError: the bundle takes no such image, or the runner was not opened for one of the tasks.
+            UsageError: the bundle takes no such image, or the runner was not opened for one of the tasks.
         """
         self.check(image)
         if tasks is None:
@@ -85,7 +85,7 @@ class BundleRunner:
         memory stays small.
 
         Raises:
-            RecipeError: as a call.
+            UsageError: as a call.
         """
         return together(in_batches(lambda batch: self(batch, tasks), images, self._batch[0]))
 
@@ -122,7 +122,7 @@ class BundleRunner:
         """Refuse what is no image for this bundle.
 
         Raises:
-            RecipeError: as above, with what was expected and found.
+            UsageError: as above, with what was expected and found.
         """
         smallest, largest = self._batch
         if (
@@ -134,7 +134,7 @@ class BundleRunner:
             batch = str(smallest) if smallest == largest else f"{smallest}..{largest}"
             kind = type(image).__name__
             found = f"{image.dtype} {_by(*image.shape)}" if isinstance(image, np.ndarray) else f"a {kind}"
-            raise RecipeError(
+            raise UsageError(
                 self.manifest.input.name,
                 expected=f"a float32 array {_by(batch, *self._image_shape)}",
                 found=found,
@@ -179,14 +179,14 @@ def choose_layout(manifest: Manifest, tasks: Sequence[str], layout: str | None =
     """``layout`` if it is there; by default the one that wastes least on ``tasks``.
 
     Raises:
-        RecipeError: the bundle has no such layout.
+        UsageError: the bundle has no such layout.
     """
     if layout is None:
         subset = set(tasks) < set(manifest.tasks)
         preferred = ("split", "merged") if subset else ("merged", "split")
         return next(name for name in preferred if name in manifest.layouts)
     if layout not in manifest.layouts:
-        raise RecipeError(
+        raise UsageError(
             "layout",
             expected="a layout of the bundle",
             found=f"`{layout}`",
@@ -199,11 +199,11 @@ def check_tasks(where: str, tasks: Sequence[str], known: Sequence[str]) -> None:
     """Refuse an empty selection and unknown names.
 
     Raises:
-        RecipeError: as above, with the nearest name.
+        UsageError: as above, with the nearest name.
     """
     for task in tasks or ("",):
         if task not in known:
-            raise RecipeError(
+            raise UsageError(
                 where,
                 expected="tasks of the bundle",
                 found=f"`{task}`" if tasks else "none",

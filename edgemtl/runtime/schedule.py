@@ -8,7 +8,7 @@ from fractions import Fraction
 from functools import cache
 from math import gcd, inf, lcm
 
-from edgemtl.core.errors import RecipeError, nearest
+from edgemtl.core.errors import UsageError, nearest
 
 LONGEST_CYCLE = 240  # frames; more would take long to search, and no board needs it
 LONGEST_SEARCH = 1_000_000  # frames priced: about a second, and more than four tasks at 1/12 need
@@ -22,7 +22,7 @@ def parse_rates(texts: Iterable[str], tasks: Sequence[str]) -> dict[str, Fractio
     A task that nobody names has the rate 1.
 
     Raises:
-        RecipeError: a text is not TASK=N/M, or names a task twice or one that is not there.
+        UsageError: a text is not TASK=N/M, or names a task twice or one that is not there.
     """
     rates: dict[str, Fraction] = {}
     for text in (part for given in texts for part in re.split(r"[,\s]+", given) if part):
@@ -30,13 +30,13 @@ def parse_rates(texts: Iterable[str], tasks: Sequence[str]) -> dict[str, Fractio
         where = f"--rates {text}"
         # No decimals: a float such as 1e-999999 would take forever to become a fraction.
         if not re.fullmatch(r"\d{1,4}(/0*[1-9]\d{0,3})?", number):
-            raise RecipeError(where, expected="TASK=N/M", found=f"`{number}`", fix="Try depth=1/3.")
+            raise UsageError(where, expected="TASK=N/M", found=f"`{number}`", fix="Try depth=1/3.")
         if task not in tasks:
-            raise RecipeError(
+            raise UsageError(
                 where, expected="a task of the bundle", found=f"`{task}`", fix=nearest(task, tasks)
             )
         if task in rates:
-            raise RecipeError(where, expected="a task once", found="it twice", fix="Leave one out.")
+            raise UsageError(where, expected="a task once", found="it twice", fix="Leave one out.")
         rates[task] = Fraction(number)
     return {task: rates.get(task, Fraction(1)) for task in tasks}
 
@@ -50,17 +50,17 @@ def stagger(rates: Mapping[str, Fraction], cost: Callable[[frozenset[str]], floa
     pass `LONGEST_SEARCH`, the best so far is taken.
 
     Raises:
-        RecipeError: a rate is not above 0 and at most 1, or all together have no common cycle of at most
+        UsageError: a rate is not above 0 and at most 1, or all together have no common cycle of at most
             `LONGEST_CYCLE` frames.
     """
     for task, rate in rates.items():
         if not 0 < rate <= 1:
-            raise RecipeError(
+            raise UsageError(
                 f"rate of {task}", expected="above 0 and at most 1", found=str(rate), fix="Try 1/3."
             )
     length = lcm(*(rate.denominator for rate in rates.values()))
     if length > LONGEST_CYCLE:
-        raise RecipeError(
+        raise UsageError(
             "--rates",
             expected=f"rates that repeat after at most {LONGEST_CYCLE} frames",
             found=f"{length}",

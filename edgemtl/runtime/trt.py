@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edgemtl.core.bundle import ModelFile
-from edgemtl.core.errors import BundleError, RecipeError, SetupError
+from edgemtl.core.errors import BundleError, SetupError, UsageError
 from edgemtl.runtime.build import tensorrt
 from edgemtl.runtime.cuda import Buffer, Gpu, Stream
 from edgemtl.runtime.engines import open_engine
@@ -58,7 +58,7 @@ class TrtSession(Session):
         """See ``Session.run``.
 
         Raises:
-            RecipeError: the engine takes no arrays of such shapes.
+            UsageError: the engine takes no arrays of such shapes.
             SetupError: the GPU failed, for example for want of memory.
         """
         self._gpu.enter()
@@ -88,7 +88,7 @@ class TrtSession(Session):
         self._shapes = {}
         for name, shape in shapes.items():
             if not self._context.set_input_shape(name, shape):
-                raise RecipeError(
+                raise UsageError(
                     f"{self._file.name} {name}",
                     expected="a shape that the engine was built for",
                     found="x".join(map(str, shape)),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edgemtl.core.bundle import MANIFEST, Manifest, read_manifest, sha256
-from edgemtl.core.errors import BundleError, RecipeError
+from edgemtl.core.errors import BundleError, UsageError
 from edgemtl.core.report import Deviation, VerifyReport, timestamp
 from edgemtl.runtime.opening import open_session
 from edgemtl.runtime.runner import BundleRunner
@@ -32,7 +32,7 @@ def verify(
 
     Raises:
         BundleError: the bundle is damaged, or its golden samples are not what the manifest says.
-        RecipeError: no such layout, or a negative tolerance.
+        UsageError: no such layout, or a negative tolerance.
         SetupError: the runtime is missing or cannot run the files.
     """
     manifest = read_manifest(folder)
@@ -139,5 +139,5 @@ def _not_golden(path: Path, expected: str, found: str) -> BundleError:
 
 def _tolerance(name: str, value: float) -> float:
     if not value >= 0:
-        raise RecipeError(name, expected="a tolerance of 0 or more", found=str(value), fix="Give another.")
+        raise UsageError(name, expected="a tolerance of 0 or more", found=str(value), fix="Give another.")
     return value

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgemtl.core.bundle import Manifest
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.runtime.runner import BundleRunner, check_tasks
 from edgemtl.runtime.schedule import LONGEST_CYCLE, stagger
 from edgemtl.runtime.session import Array
@@ -26,7 +26,7 @@ class Keyframes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ``threshold`` or more. So 0 makes every frame a keyframe.
 
     Raises:
-        RecipeError: a number is out of range.
+        UsageError: a number is out of range.
     """
 
     every: int = 8
@@ -46,7 +46,7 @@ def parse_keyframes(text: str) -> Keyframes:
     """Read ``every=8,threshold=0.02``; what is left out has its default.
 
     Raises:
-        RecipeError: it is not of this form, or a number is out of range.
+        UsageError: it is not of this form, or a number is out of range.
     """
     fields = {key: value for key, _, value in (part.partition("=") for part in text.split(",") if part)}
     try:
@@ -78,7 +78,7 @@ class VideoRunner:
     oldest that the answer depends on.
 
     Raises:
-        RecipeError: an unknown task or an impossible rate; or ``keyframes`` for files without a trunk.
+        UsageError: an unknown task or an impossible rate; or ``keyframes`` for files without a trunk.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class VideoRunner:
         """The next frame, float32 [B, 3, height, width], RGB in 0..1 -> every task's answer and its age.
 
         Raises:
-            RecipeError: the bundle takes no such image; the video goes on with the next.
+            UsageError: the bundle takes no such image; the video goes on with the next.
         """
         self.runner.check(image)
         tasks = self.runner.tasks
@@ -155,7 +155,7 @@ def _trunk(runner: BundleRunner) -> tuple[str, ...]:
     """What the trunk writes: the first file of the split layout, where all of the runner's tasks need it."""
     first, *others = runner.files
     if runner.layout != "split" or not set(runner.tasks) <= set(first.tasks):
-        raise RecipeError(
+        raise UsageError(
             "--keyframes",
             expected="a trunk that all tasks share, in a file of its own",
             found=f"the layout {runner.layout} that begins with `{first.name}`",
@@ -182,5 +182,5 @@ def _thumbnail(image: NDArray[np.float32]) -> NDArray[np.float32]:
     return thumbnail
 
 
-def _bad_keyframes(expected: str, found: str) -> RecipeError:
-    return RecipeError("--keyframes", expected=expected, found=found, fix="Try every=8,threshold=0.02.")
+def _bad_keyframes(expected: str, found: str) -> UsageError:
+    return UsageError("--keyframes", expected=expected, found=found, fix="Try every=8,threshold=0.02.")

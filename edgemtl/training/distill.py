@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.model import Features, MultitaskModel
 from edgemtl.tasks.base import LossSum
 from edgemtl.training.optim import Positive
@@ -40,7 +40,7 @@ class Distill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """A distiller into a student that trains on images of (height, width).
 
         Raises:
-            RecipeError: the features of a teacher are of another (height, width) than the student's.
+            UsageError: the features of a teacher are of another (height, width) than the student's.
         """
         blank = torch.zeros(1, 3, *size)
         own = _features(student, blank)
@@ -49,7 +49,7 @@ class Distill(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             theirs = _features(teacher, blank)[task]
             (_, inputs, *here), (_, outputs, *there) = own[task].shape, theirs.shape
             if here != there:
-                raise RecipeError(
+                raise UsageError(
                     "$.training.distill.teachers",
                     expected=f"features of {here[0]}x{here[1]} for the head of {task}, as in this network",
                     found=f"{there[0]}x{there[1]} in {self.teachers}",

@@ -12,7 +12,7 @@ from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from edgemtl.core.errors import RecipeError, SetupError
+from edgemtl.core.errors import SetupError, UsageError
 from edgemtl.training.spec import Training
 
 _LOG = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ def make_fabric(spec: Training) -> Fabric:
 
     Raises:
         SetupError: there is no such device.
-        RecipeError: the settings do not fit the device.
+        UsageError: the settings do not fit the device.
     """
     cuda = torch.cuda.is_available()
     if spec.accelerator == "cuda" and not cuda:
@@ -33,7 +33,7 @@ def make_fabric(spec: Training) -> Fabric:
         )
     device = "cuda" if cuda and spec.accelerator != "cpu" else "cpu"
     if device == "cpu" and spec.channels_last:
-        raise RecipeError(
+        raise UsageError(
             "$.training.channels_last",
             expected="false on a CPU",
             found="true",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgemtl.balancing import Balancer, Losses
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.data.base import Batch
 from edgemtl.kernels import Factor, factors, parametrized, weight_of
 from edgemtl.model import Features, MultitaskModel
@@ -81,14 +81,14 @@ class Objective:
         Weight decay is for the network: what a balancer learns has none.
 
         Raises:
-            RecipeError: there is a ``factor_spec``, but no factor.
+            UsageError: there is a ``factor_spec``, but no factor.
         """
         balancing = set(self.balancer.parameters())
         rest = [Trained(p, weight_decay=0.0 if p in balancing else None) for p in self.rest]
         if factor_spec is None:
             return spec.build(spec.groups([*rest, *(_trained(factor, 0.0) for factor in self.factors)]))
         if not self.factors:
-            raise RecipeError(
+            raise UsageError(
                 "$.training.factor_optimizer",
                 expected="kernels that have factors",
                 found="none in this network",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.training.distill import Distill
 from edgemtl.training.optim import Adam, Cosine, OptimizerSpec, Positive, ScheduleSpec
 
@@ -46,21 +46,21 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         if self.aggregation != "sum" and self.update != "routed":
-            raise RecipeError(
+            raise UsageError(
                 "$.training.aggregation",
                 expected=f"sum with update: {self.update}",
                 found=f"`{self.aggregation}`",
                 fix="Use update: routed, which alone has a gradient for each task.",
             )
         if self.batch % (processes := self.devices * self.nodes):
-            raise RecipeError(
+            raise UsageError(
                 "$.training.batch",
                 expected=f"a multiple of the {processes} processes that share it",
                 found=str(self.batch),
                 fix=f"Use {self.batch + processes - self.batch % processes}.",
             )
         if self.compile and self.update == "routed":
-            raise RecipeError(
+            raise UsageError(
                 "$.training.compile",
                 expected="false with update: routed",
                 found="true",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgemtl.balancing import Losses
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.data.base import Batch
 from edgemtl.kernels import composed
 from edgemtl.training.aggregation import Row, aggregate
@@ -85,10 +85,10 @@ def check_update(name: str, objective: Objective) -> None:
     """Refuse a strategy that would silently be another.
 
     Raises:
-        RecipeError: ``alternating`` without factors of single tasks is ``joint``.
+        UsageError: ``alternating`` without factors of single tasks is ``joint``.
     """
     if name == "alternating" and not objective.own:
-        raise RecipeError(
+        raise UsageError(
             "$.training.update",
             expected="alternating with a kernel method that gives tasks factors of their own",
             found="none in this network",

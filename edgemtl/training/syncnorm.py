@@ -10,20 +10,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 
 
 def synchronize_norms(model: nn.Module) -> None:
     """Let every BatchNorm2d of a model see all processes; parameters, buffers and their names stay.
 
     Raises:
-        RecipeError: one is of a class of its own, such as timm's, which does more than normalize.
+        UsageError: one is of a class of its own, such as timm's, which does more than normalize.
     """
     for path, module in list(model.named_modules()):
         if type(module) is nn.BatchNorm2d:
             model.set_submodule(path, _SyncNorm2d(module))
         elif isinstance(module, nn.BatchNorm2d):
-            raise RecipeError(
+            raise UsageError(
                 "$.training.devices",
                 expected=f"one process for a network with {type(module).__name__}",
                 found=f"several, and {path} normalizes by its own share of the batch",

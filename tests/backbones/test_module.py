@@ -8,7 +8,7 @@ from torch import nn
 
 from edgemtl.backbones import Module, Stage, chain
 from edgemtl.backbones.base import IMAGE
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 
 
 def sequential(width: int = 4) -> nn.Sequential:
@@ -84,5 +84,5 @@ def test_chain_leaves_its_modules_as_they_were() -> None:
     ids=lambda value: value.factory.partition(":")[2] if isinstance(value, Module) else "",
 )
 def test_what_cannot_be_a_backbone_is_named(spec: Module, message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(UsageError, match=message):
         spec.stages()

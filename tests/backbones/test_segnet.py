@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 from torch import nn
 
 from edgemtl.backbones import SegNet, Stage
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.tasks import Depth, Normals, Segmentation, Task
 
 SEGMENTATION = Segmentation(classes=13)
@@ -82,7 +82,7 @@ def test_resize_adds_the_feature_of_that_size(size: tuple[int, int]) -> None:
 
 def test_widths_and_convs_go_together() -> None:
     with pytest.raises(
-        RecipeError, match=r"\$\.backbone\.convs: expected one number for each of the 2 widths"
+        UsageError, match=r"\$\.backbone\.convs: expected one number for each of the 2 widths"
     ):
         SegNet(widths=(4, 8), convs=(1, 1, 1))
 

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 import safetensors.torch
 
 from edgemtl.backbones import Timm, load_weights
-from edgemtl.core.errors import RecipeError, SetupError
+from edgemtl.core.errors import SetupError, UsageError
 
 try:
     import timm
@@ -31,7 +31,7 @@ def test_without_timm_the_message_says_how_to_get_it() -> None:
 @with_timm
 def test_an_unknown_model_offers_the_nearest() -> None:
     with pytest.raises(
-        RecipeError, match=r"\$\.backbone\.model: .* found `resnet81`. Did you mean `resnet18`\?"
+        UsageError, match=r"\$\.backbone\.model: .* found `resnet81`. Did you mean `resnet18`\?"
     ):
         Timm(model="resnet81").stages()
 

@@ -9,7 +9,7 @@ import pytest
 
 from edgemtl.bench.compare import ALIKE, compare
 from edgemtl.bench.document import read_report
-from edgemtl.core.errors import DataError, RecipeError
+from edgemtl.core.errors import DataError, UsageError
 
 BENCH = read_report(Path(__file__).parents[1] / "fixtures/bench_report.json")
 DIFFERENT = {"latency_ms": {**BENCH["latency_ms"], "p50": 99.0}}
@@ -66,7 +66,7 @@ def test_videos_at_other_rates_are_unlike(tmp_path: Path) -> None:
     alike = [write(tmp_path / "a.json", video=video), write(tmp_path / "b.json", settings=slow)]
     assert compare(alike).differences == ()  # one of them has no video to compare
     unlike = [alike[0], write(tmp_path / "c.json", settings=slow, video=video)]
-    with pytest.raises(RecipeError, match=r"c\.json: expected settings\.rates None"):
+    with pytest.raises(UsageError, match=r"c\.json: expected settings\.rates None"):
         compare(unlike)
     assert compare(unlike, force=True).differences == ("settings.rates",)
 
@@ -75,7 +75,7 @@ def test_evaluations_at_another_size_are_unlike(tmp_path: Path) -> None:
     for name, size in ("a", [16, 24]), ("b", [32, 48]):
         report = {"kind": "evaluate", "format": 1, "size": size, "tasks": {}}
         (tmp_path / f"{name}.json").write_bytes(msgspec.json.encode(report))
-    with pytest.raises(RecipeError, match=r"expected size \[16, 24\]"):
+    with pytest.raises(UsageError, match=r"expected size \[16, 24\]"):
         compare([tmp_path / "a.json", tmp_path / "b.json"])
 
 
@@ -90,7 +90,7 @@ def test_a_figure_that_one_report_lacks_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dotted", ALIKE["bench"])
 def test_unlike_reports_are_refused_and_the_difference_named(tmp_path: Path, dotted: str) -> None:
     paths = [write(tmp_path / "a.json"), write(tmp_path / "b.json", **changed(dotted))]
-    with pytest.raises(RecipeError, match=rf"b\.json: expected {dotted} .* as in .*a\.json, found other"):
+    with pytest.raises(UsageError, match=rf"b\.json: expected {dotted} .* as in .*a\.json, found other"):
         compare(paths)
     assert compare(paths, force=True).differences == (dotted,)
 
@@ -107,18 +107,18 @@ def test_the_third_report_counts_too(tmp_path: Path) -> None:
         write(tmp_path / "b.json"),
         write(tmp_path / "c.json", **changed("device.cpu")),
     ]
-    with pytest.raises(RecipeError, match=r"c\.json: expected device\.cpu"):
+    with pytest.raises(UsageError, match=r"c\.json: expected device\.cpu"):
         compare(paths)
 
 
 def test_unlike_kinds_are_refused_even_by_force(tmp_path: Path) -> None:
     paths = [write(tmp_path / "a.json"), write(tmp_path / "b.json", kind="evaluate")]
-    with pytest.raises(RecipeError, match="expected kind bench"):
+    with pytest.raises(UsageError, match="expected kind bench"):
         compare(paths, force=True)
 
 
 def test_one_report_is_no_comparison(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="two reports or more"):
+    with pytest.raises(UsageError, match="two reports or more"):
         compare([write(tmp_path / "a.json")])
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edgemtl.bench.document import read_report
 from edgemtl.bench.gate import Gate, judge, parse_gates
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.core.report import Verdict
 
 BENCH = read_report(Path(__file__).parents[1] / "fixtures/bench_report.json")
@@ -95,7 +95,7 @@ def test_what_was_not_measured_fails() -> None:
     ],
 )
 def test_an_unknown_figure_comes_with_the_nearest(path: str, offered: str) -> None:
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(UsageError) as caught:
         one(BENCH, f"{path}=1", "maximum")
     assert offered in str(caught.value)
 
@@ -105,40 +105,40 @@ def test_an_unknown_figure_comes_with_the_nearest(path: str, offered: str) -> No
 )
 @pytest.mark.parametrize("flag", ["minimum", "maximum", "max_regress"])
 def test_a_gate_that_cannot_be_read(text: str, flag: str) -> None:
-    with pytest.raises(RecipeError, match="PATH=NUMBER"):
+    with pytest.raises(UsageError, match="PATH=NUMBER"):
         parse_gates(**{flag: [text]})
 
 
 def test_only_a_regression_is_in_percent() -> None:
     assert parse_gates(max_regress=["a=5%"]) == (Gate("--max-regress", "a", 5.0, percent=True),)
-    with pytest.raises(RecipeError, match="PATH=NUMBER, found `a=5%`"):
+    with pytest.raises(UsageError, match="PATH=NUMBER, found `a=5%`"):
         parse_gates(minimum=["a=5%"])
 
 
 def test_a_regression_needs_a_baseline_with_that_figure() -> None:
-    with pytest.raises(RecipeError, match="--baseline REPORT"):
+    with pytest.raises(UsageError, match="--baseline REPORT"):
         one(BENCH, "latency_ms.p50=5%", "max_regress")
-    with pytest.raises(RecipeError, match="expected a number, found null"):
+    with pytest.raises(UsageError, match="expected a number, found null"):
         one(evaluated(0.4), "tasks.segmentation.miou=5%", "max_regress", evaluated(None))
     without = {**evaluated(0.4), "tasks": {}}
-    with pytest.raises(RecipeError, match="expected a figure of the report"):
+    with pytest.raises(UsageError, match="expected a figure of the report"):
         one(evaluated(0.4), "tasks.segmentation.miou=5%", "max_regress", without)
 
 
 def test_a_figure_without_a_direction_cannot_regress() -> None:
-    with pytest.raises(RecipeError, match="a figure that can get worse"):
+    with pytest.raises(UsageError, match="a figure that can get worse"):
         one(BENCH, "settings.batch=1", "max_regress", BENCH)
 
 
 def test_a_baseline_from_another_device_or_dataset_is_refused() -> None:
     other = {**BENCH, "device": {**BENCH["device"], "cpu": "Cortex-A78AE"}}
-    with pytest.raises(RecipeError, match=r"device\.cpu"):
+    with pytest.raises(UsageError, match=r"device\.cpu"):
         one(BENCH, "latency_ms.p50=5%", "max_regress", other)
     gates = parse_gates(max_regress=["latency_ms.p50=5%"])
     assert judge(BENCH, gates, baseline=other, force=True)[0].passed
     # What does not depend on the device needs no such device.
     assert one(BENCH, "size_mib=0%", "max_regress", other).passed
-    with pytest.raises(RecipeError, match="data"):
+    with pytest.raises(UsageError, match="data"):
         one(evaluated(0.4), "tasks.segmentation.miou=5%", "max_regress", evaluated(0.4, data="scenes"))
 
 
@@ -147,6 +147,6 @@ def test_what_a_video_costs_is_not_judged_by_one_at_other_rates(setting: str) ->
     stats = {"latency_ms": {"mean": 1.0}}
     report = {**BENCH, "video": {"moving": stats}}
     other = {**report, "settings": {**BENCH["settings"], setting: "depth=1/2"}}
-    with pytest.raises(RecipeError, match=rf"settings\.{setting}"):
+    with pytest.raises(UsageError, match=rf"settings\.{setting}"):
         one(report, "video.moving.latency_ms.mean=5%", "max_regress", other)
     assert one(report, "latency_ms.p50=5%", "max_regress", other).passed

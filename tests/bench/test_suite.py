@@ -8,7 +8,7 @@ from edgemtl.bench.power import monitors
 from edgemtl.bench.probe import Probe, run_probe
 from edgemtl.bench.suite import BenchSettings, bench
 from edgemtl.core.bundle import read_manifest, sha256
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.core.report import BenchReport
 from edgemtl.runtime.runner import needed_files
 from edgemtl.runtime.session import FakeSession
@@ -91,14 +91,14 @@ def test_what_a_device_tells_of_its_time_is_the_sum_over_the_files(monkeypatch: 
     [("threads", 0), ("batch", 0), ("repeats", 0), ("duration_s", -1.0), ("duration_s", float("inf"))],
 )
 def test_settings_out_of_range(name: str, value: float) -> None:
-    with pytest.raises(RecipeError, match=rf"{name}: expected \d or more, found {value}"):
+    with pytest.raises(UsageError, match=rf"{name}: expected \d or more, found {value}"):
         BenchSettings(**{name: value})
 
 
 def test_what_the_bundle_lacks() -> None:
-    with pytest.raises(RecipeError, match="`tiled`"):
+    with pytest.raises(UsageError, match="`tiled`"):
         bench(TINY, BenchSettings(layout="tiled"))
-    with pytest.raises(RecipeError, match=r"found float32 5x3x12x16"):
+    with pytest.raises(UsageError, match=r"found float32 5x3x12x16"):
         bench(TINY, BenchSettings(batch=5))
 
 
@@ -119,7 +119,7 @@ def test_a_video_is_priced_where_rates_or_keyframes_are_given(report: BenchRepor
 
 def test_a_rate_that_is_none_is_refused_before_anything_is_measured() -> None:
     forever = BenchSettings(rates=("dept=1/3",), duration_s=1e9)
-    with pytest.raises(RecipeError, match=r"`dept`.*`depth`"):
+    with pytest.raises(UsageError, match=r"`dept`.*`depth`"):
         bench(TINY, forever)
 
 

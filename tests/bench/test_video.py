@@ -9,7 +9,7 @@ import pytest
 
 from edgemtl.bench.video import bench_video
 from edgemtl.core.bundle import ModelFile, read_manifest
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.core.report import VideoMeasure
 from edgemtl.runtime.session import Array, FakeSession
 from edgemtl.runtime.video import Keyframes
@@ -76,7 +76,7 @@ def test_without_keyframes_there_is_no_still_video() -> None:
 
 def test_what_cannot_be_run_is_refused() -> None:
     merged = msgspec.structs.replace(MANIFEST, layouts={"merged": MANIFEST.layouts["merged"]})
-    with pytest.raises(RecipeError, match="--keyframes: expected a trunk"):
+    with pytest.raises(UsageError, match="--keyframes: expected a trunk"):
         bench_video(
             TINY,
             merged,

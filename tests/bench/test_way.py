@@ -10,7 +10,7 @@ import pytest
 
 from edgemtl.bench.way import Way, all_ways
 from edgemtl.core.bundle import ModelFile, read_manifest
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.runtime.opening import open_session
 from edgemtl.runtime.session import FakeSession
 from tests.fixtures.places import TINY
@@ -88,5 +88,5 @@ def test_a_file_alone_is_fed_what_it_declares() -> None:
 
 def test_a_batch_that_the_bundle_does_not_take() -> None:
     run = Way("merged", TASKS).open(TINY, MANIFEST, 5, 1, open_session)
-    with pytest.raises(RecipeError, match=r"1\.\.4x3x12x16, found float32 5x3x12x16"):
+    with pytest.raises(UsageError, match=r"1\.\.4x3x12x16, found float32 5x3x12x16"):
         run()

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from torch import Tensor
 
 from edgemtl.balancing import Balancer, Balancing, BalancingSpec, Fixed, Uncertainty
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 
 TASKS = ("segmentation", "depth", "normals")
 EXAMPLES: dict[type[Balancing], Balancing] = {
@@ -88,5 +88,5 @@ def test_what_it_learns_is_saved_and_resumed(spec: Balancing, epochs: int) -> No
 
 @pytest.mark.parametrize("member", [Fixed, Uncertainty])
 def test_a_task_that_is_not_there_is_refused(member: type[Fixed | Uncertainty]) -> None:
-    with pytest.raises(RecipeError, match=r"\$\.balancing\..*found `dpeth`. Did you mean `depth`\?"):
+    with pytest.raises(UsageError, match=r"\$\.balancing\..*found `dpeth`. Did you mean `depth`\?"):
         member(weights={"dpeth": 2.0}).build(TASKS)

@@ -35,7 +35,7 @@ def test_exit_codes_are_those_of_the_command_line() -> None:
     assert {kind.__name__: kind.exit_code for kind in KINDS} == {
         "EdgemtlError": 1,
         "TrainingError": 1,
-        "RecipeError": 2,
+        "UsageError": 2,
         "GateError": 3,
         "BundleError": 3,
         "SetupError": 4,

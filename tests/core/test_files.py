@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgemtl.core import files
-from edgemtl.core.errors import RecipeError, SetupError
+from edgemtl.core.errors import SetupError, UsageError
 from edgemtl.core.files import claim, replacing
 
 
@@ -143,7 +143,7 @@ def test_a_failure_between_two_steps_brings_the_old_one_back(
 
 def test_the_folder_that_one_is_in_is_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RecipeError, match=r"\.: expected a file or folder by its name"), replacing(Path()):
+    with pytest.raises(UsageError, match=r"\.: expected a file or folder by its name"), replacing(Path()):
         pass
     assert not list(tmp_path.iterdir())
 

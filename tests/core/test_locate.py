@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edgemtl.core.errors import DataError, RecipeError
+from edgemtl.core.errors import DataError, UsageError
 from edgemtl.core.locate import find_recipe, newest, recipes
 
 MARKERS = {"run": "env.json", "bundle": "manifest.json"}
@@ -76,5 +76,5 @@ def test_a_file_wins_over_a_recipe_that_ships(tmp_path: Path, monkeypatch: pytes
 
 
 def test_an_unknown_recipe_offers_the_nearest() -> None:
-    with pytest.raises(RecipeError, match=r"nyuv2_compct: .* Did you mean `nyuv2_compact`\?"):
+    with pytest.raises(UsageError, match=r"nyuv2_compct: .* Did you mean `nyuv2_compact`\?"):
         find_recipe("nyuv2_compct")

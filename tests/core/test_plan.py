@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.core.plan import Partition, SharingPlan
 
 STAGES = ("stem", "low", "high", "top")
@@ -88,9 +88,7 @@ def test_the_order_within_a_group_does_not_matter(plan: SharingPlan, random: Ran
 def test_branches_never_merge_again(plan: SharingPlan) -> None:
     assume(len(plan.partitions[-1]) > 1)
     merged = (*plan.partitions, (plan.tasks,))
-    with pytest.raises(
-        RecipeError, match=r"plan\.back: expected groups that split those of the stage before"
-    ):
+    with pytest.raises(UsageError, match=r"plan\.back: expected groups that split those of the stage before"):
         SharingPlan(plan.tasks, (*plan.stages, "back"), merged)
 
 
@@ -107,19 +105,17 @@ def test_branches_never_merge_again(plan: SharingPlan) -> None:
     ids=["missing", "twice", "doubled", "unknown", "empty group", "empty"],
 )
 def test_the_groups_of_a_stage_are_a_partition_of_the_tasks(partition: Partition) -> None:
-    with pytest.raises(
-        RecipeError, match=r"plan\.stem: expected each of the tasks a, b in exactly one group"
-    ):
+    with pytest.raises(UsageError, match=r"plan\.stem: expected each of the tasks a, b in exactly one group"):
         SharingPlan(("a", "b"), ("stem",), (partition,))
 
 
 def test_every_stage_has_a_partition() -> None:
-    with pytest.raises(RecipeError, match="one partition for each of the 2 stages, found 1"):
+    with pytest.raises(UsageError, match="one partition for each of the 2 stages, found 1"):
         SharingPlan(("a",), ("stem", "low"), ((("a",),),))
 
 
 def test_branches_of_one_name_are_refused() -> None:
-    with pytest.raises(RecipeError, match=r"found a, b_c \| a_b, c, both `branch_a_b_c`"):
+    with pytest.raises(UsageError, match=r"found a, b_c \| a_b, c, both `branch_a_b_c`"):
         SharingPlan.forked(("a", "b_c", "a_b", "c"), ("stem",), {"stem": [["a", "b_c"], ["a_b", "c"]]})
 
 
@@ -139,7 +135,7 @@ def test_a_fork_holds_until_the_next() -> None:
 
 
 def test_a_fork_at_an_unknown_stage_offers_the_nearest() -> None:
-    with pytest.raises(RecipeError, match=r"\$\.plan\.forks\.hihg: .* Did you mean `high`\?"):
+    with pytest.raises(UsageError, match=r"\$\.plan\.forks\.hihg: .* Did you mean `high`\?"):
         SharingPlan.forked(("a",), STAGES, {"hihg": [["a"]]})
 
 

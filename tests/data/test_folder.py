@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from PIL import Image
 
-from edgemtl.core.errors import DataError, RecipeError
+from edgemtl.core.errors import DataError, UsageError
 from edgemtl.data import Folder, NYUv2
 from edgemtl.data.labels import ClassFiles, DepthFiles, NormalFiles
 from edgemtl.data.nyuv2 import CLASSES
@@ -142,5 +142,5 @@ def test_another_folder_is_other_data(tmp_path: Path) -> None:
     ],
 )
 def test_labels_that_would_be_misread_are_refused(labels: dict[str, object], message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(UsageError, match=message):
         msgspec.convert({"type": "folder", "root": "x", "labels": labels}, Folder)

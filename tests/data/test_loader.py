@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from edgemtl.core.errors import DataError, RecipeError
+from edgemtl.core.errors import DataError, UsageError
 from edgemtl.data.augment import Augment
 from edgemtl.data.base import Batch, Dataset, LabelInfo, Sample
 from edgemtl.data.loader import eval_batches, steps_per_epoch, train_batches
@@ -174,7 +174,7 @@ def test_impossible_requests_are_refused_at_once() -> None:
         train_batches(Numbered(5), Augment(), batch=8, **schedule)
     with pytest.raises(DataError, match="images of at least 7x8"):
         train_batches(Numbered(5), Augment(crop=(7, 8)), batch=4, **schedule)
-    with pytest.raises(RecipeError, match=r"multiple of the 3 processes .*found 4\. Use 6\."):
+    with pytest.raises(UsageError, match=r"multiple of the 3 processes .*found 4\. Use 6\."):
         train_batches(Numbered(5), Augment(), batch=4, **schedule, world=3)
-    with pytest.raises(RecipeError, match=r"found 2\. Use 3\."):
+    with pytest.raises(UsageError, match=r"found 2\. Use 3\."):
         eval_batches(Numbered(5), batch=2, world=3)

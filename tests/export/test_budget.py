@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgemtl.core.errors import DataError, GateError, RecipeError
+from edgemtl.core.errors import DataError, GateError, UsageError
 from edgemtl.core.report import MetricInfo, Scores
 from edgemtl.export.budget import Limit, check_budget, choose, parse_budget, used
 
@@ -83,12 +83,12 @@ def test_a_percentage_of_nothing_allows_nothing(found: float, share: float) -> N
     "text", ["depth", "depth=1", "depth.abs", "depth.abs=x", "depth.abs=0", ".abs=1", "a.b=nan%"]
 )
 def test_what_is_no_limit_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(RecipeError, match="For example"):
+    with pytest.raises(UsageError, match="For example"):
         parse_budget([text])
 
 
 def test_a_metric_that_no_task_has_is_refused_with_the_nearest() -> None:
-    with pytest.raises(RecipeError, match=r"depth\.abs"):
+    with pytest.raises(UsageError, match=r"depth\.abs"):
         check_budget(parse_budget(["depth.ab=1"]), METRICS)
     check_budget(parse_budget(["depth.rel=1"]), METRICS)
 

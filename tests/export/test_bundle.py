@@ -13,7 +13,7 @@ import onnx
 
 from edgemtl.collapse import CollapsedModel, collapse
 from edgemtl.core.bundle import Classes, read_manifest
-from edgemtl.core.errors import GateError, RecipeError
+from edgemtl.core.errors import GateError, UsageError
 from edgemtl.export import Export, write_bundle
 from edgemtl.kernels import Factorized
 from edgemtl.runtime.verify import verify
@@ -113,7 +113,7 @@ def test_a_failing_export_leaves_the_old_bundle(
 def test_what_is_no_bundle_is_never_replaced(collapsed: CollapsedModel, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("years of work")
     for place in (tmp_path, tmp_path / name):
-        with pytest.raises(RecipeError, match="--out: expected a folder that does not exist or is empty, or"):
+        with pytest.raises(UsageError, match="--out: expected a folder that does not exist or is empty, or"):
             write_bundle(collapsed, place, name="net", images=images(1))
     assert (tmp_path / name).read_text() == "years of work"
 
@@ -134,6 +134,6 @@ def test_a_network_that_the_target_cannot_run_leaves_nothing(tmp_path: Path) -> 
     """The reflecting pad of this network cannot be written for opset 17, which JetPack 5 reads at most."""
     model = collapse(network(Factorized()), SIZE)
     spec = Export(target="jetson-agx-orin", jetpack="5.1", layouts=("merged",))
-    with pytest.raises(RecipeError, match="expected opset 17"):
+    with pytest.raises(UsageError, match="expected opset 17"):
         write_bundle(model, tmp_path / "b", name="net", images=images(), spec=spec)
     assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from edgemtl.backbones import SegNet
 from edgemtl.collapse import collapse
 from edgemtl.core.bundle import write_manifest
-from edgemtl.core.errors import RecipeError, SetupError
+from edgemtl.core.errors import SetupError, UsageError
 from edgemtl.export import Export, bundle, write_bundle
 from edgemtl.export.operators import INSTEAD, NEVER, SINCE, check_model, check_operators
 from edgemtl.export.targets import TARGETS, devices
@@ -44,7 +44,7 @@ def test_the_tables_name_operators_of_onnx() -> None:
 @pytest.mark.parametrize("target", [name for name, boards in TARGETS.items() if boards])
 def test_an_operator_that_no_tensorrt_has_is_refused_everywhere(target: str, tmp_path: Path) -> None:
     path = model(tmp_path / "head.onnx", "Conv", "MaxUnpool")
-    with pytest.raises(RecipeError, match=r"head.onnx: .* found MaxUnpool. Upsample .* --target onnx"):
+    with pytest.raises(UsageError, match=r"head.onnx: .* found MaxUnpool. Upsample .* --target onnx"):
         check_model(devices(target), path, 17)
 
 
@@ -57,7 +57,7 @@ def test_an_unpooling_is_refused_as_pytorch_writes_it(
     model = MultitaskModel(backbone.stages(), {"depth": Depth()})
     collapsed = collapse(model, (16, 16))
     images = torch.rand(1, 3, 16, 16)
-    with pytest.raises(RecipeError, match=r"found MaxUnpool. Upsample"):
+    with pytest.raises(UsageError, match=r"found MaxUnpool. Upsample"):
         write_bundle(
             collapsed, tmp_path / "board", name="m", images=images, spec=Export(target="jetson-agx-orin")
         )
@@ -77,18 +77,18 @@ def test_any_runtime_may_have_any_operator(tmp_path: Path) -> None:
 def test_an_operator_is_refused_before_its_version() -> None:
     operators = [("", "LayerNormalization")]
     check_operators(devices("jetson-orin-nano", "6.0"), "m", operators)
-    with pytest.raises(RecipeError, match=r"TensorRT 8.5 .* since 8.6, or name --jetpack 6.0 or newer"):
+    with pytest.raises(UsageError, match=r"TensorRT 8.5 .* since 8.6, or name --jetpack 6.0 or newer"):
         check_operators(devices("jetson-orin-nano"), "m", operators)
 
 
 def test_an_operator_of_another_domain_is_refused(tmp_path: Path) -> None:
     path = model(tmp_path / "m.onnx", "Gelu", domain="com.microsoft")
-    with pytest.raises(RecipeError, match=r"found com\.microsoft::Gelu"):
+    with pytest.raises(UsageError, match=r"found com\.microsoft::Gelu"):
         check_model(THOR, path, 17)
 
 
 def test_a_model_that_could_not_be_lowered_is_refused(tmp_path: Path) -> None:
     path = model(tmp_path / "m.onnx", "Relu", opset=18)
     check_model(THOR, path, 18)
-    with pytest.raises(RecipeError, match=r"expected opset 17, found operators that need 18"):
+    with pytest.raises(UsageError, match=r"expected opset 17, found operators that need 18"):
         check_model((), path, 17)

@@ -15,7 +15,7 @@ import onnx
 
 from edgemtl.collapse import CollapsedModel, collapse
 from edgemtl.core.bundle import Manifest, read_manifest
-from edgemtl.core.errors import GateError, RecipeError
+from edgemtl.core.errors import GateError, UsageError
 from edgemtl.export import Export, Lowering, Material, write_bundle
 from edgemtl.export.budget import parse_budget
 from edgemtl.export.calibrate import digest
@@ -167,7 +167,7 @@ def test_a_budget_is_kept_and_stored(collapsed: CollapsedModel, tmp_path: Path) 
 def test_what_is_missing_is_said_and_nothing_is_written(
     spec: Mapping[str, object], material: Material, message: str, collapsed: CollapsedModel, tmp_path: Path
 ) -> None:
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(UsageError, match=message):
         bundle(collapsed, tmp_path / "b", material, precision="int8", layouts=("merged",), **spec)
     assert not list(tmp_path.iterdir())
 

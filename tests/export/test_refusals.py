@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.export import Export
 from edgemtl.export.precision import WRITTEN
 from edgemtl.export.refusals import check_dla, check_opset, check_precision
@@ -54,7 +54,7 @@ ALL = sorted({device for target in TARGETS for device in devices(target)}, key=s
     ids=str,
 )
 def test_the_impossible_is_refused_with_what_would_work(wrong: dict[str, Any], says: str) -> None:
-    with pytest.raises(RecipeError, match=says):
+    with pytest.raises(UsageError, match=says):
         Export(**wrong)
 
 
@@ -79,7 +79,7 @@ def test_a_precision_that_is_offered_passes(device: Device, precision: Precision
     if precision in {*BOARDS[device.board].precisions} & {*device.platform.precisions}:
         check_precision([device], precision)
         return
-    with pytest.raises(RecipeError) as refused:
+    with pytest.raises(UsageError) as refused:
         check_precision([device], precision)
     for offered in refused.value.expected.partition(": ")[2].split(", "):
         check_precision([device], msgspec.convert(offered, Precision))
@@ -90,14 +90,14 @@ def test_a_dla_that_is_offered_is_there() -> None:
         if device.board in device.platform.dla:
             check_dla((device,), "fp16", (2, 2))
         else:
-            with pytest.raises(RecipeError, match="a target that has one"):
+            with pytest.raises(UsageError, match="a target that has one"):
                 check_dla((device,), "fp16", (2, 2))
 
 
 def test_a_dla_takes_int8_as_nodes_only_where_tensorrt_knows_no_calibration_cache() -> None:
     for device in (device for device in ALL if device.board in device.platform.dla):
         if "int8-cache" in device.platform.precisions:
-            with pytest.raises(RecipeError, match=r"found `int8`\. Add --precision fp16"):
+            with pytest.raises(UsageError, match=r"found `int8`\. Add --precision fp16"):
                 check_dla((device,), "int8", (2, 2))
         else:
             check_dla((device,), "int8", (2, 2))

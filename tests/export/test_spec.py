@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.export import Export, parse_export
 
 
@@ -31,7 +31,7 @@ WRONG = {
 def test_a_wrong_word_is_refused_by_its_option_with_what_would_do(option: str) -> None:
     wrong, said = WRONG[option]
     words = {"target": "onnx", "precision": "int8", "layouts": "merged", "batch": "1", **wrong}
-    with pytest.raises(RecipeError) as error:
+    with pytest.raises(UsageError) as error:
         parse_export(**words)
     assert str(error.value).startswith(f"{option}: expected ")
     assert said in str(error.value)
@@ -39,7 +39,7 @@ def test_a_wrong_word_is_refused_by_its_option_with_what_would_do(option: str) -
 
 @pytest.mark.parametrize("batch", ["8,1", "0"])
 def test_batches_in_no_order_are_refused(batch: str) -> None:
-    with pytest.raises(RecipeError, match="--batch: expected smallest and largest"):
+    with pytest.raises(UsageError, match="--batch: expected smallest and largest"):
         parse_export(target="onnx", layouts="merged", batch=batch)
 
 
@@ -59,7 +59,7 @@ def test_an_option_that_would_not_be_used_is_refused(option: str) -> None:
     parse_export(precision="int8", **words)
     used_by = ["fp16", "int8"] if option in ("--keep", "--budget") else ["int8"]
     for precision in {"fp32", "fp16"} - set(used_by):
-        with pytest.raises(RecipeError, match=rf"{option}: expected --precision .* found `{precision}`"):
+        with pytest.raises(UsageError, match=rf"{option}: expected --precision .* found `{precision}`"):
             parse_export(precision=precision, **words)
     if "fp16" in used_by:
         parse_export(precision="fp16", **words)

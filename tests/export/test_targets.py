@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.export.targets import BOARDS, PLATFORMS, TARGETS, devices, newest_opset, version_tuple
 
 ALL = sorted({device for target in TARGETS for device in devices(target)}, key=str)
@@ -71,7 +71,7 @@ def test_a_jetpack_is_found_in_its_line(target: str, asked: str, row: str) -> No
     ],
 )
 def test_an_unknown_target_or_jetpack_is_refused(target: str, jetpack: str, says: str) -> None:
-    with pytest.raises(RecipeError, match=says):
+    with pytest.raises(UsageError, match=says):
         devices(target, jetpack)
 
 

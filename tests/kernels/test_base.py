@@ -8,7 +8,7 @@ from torch import nn
 
 from edgemtl.backbones import chain
 from edgemtl.collapse import collapse
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.kernels import (
     DBB,
     DOConv,
@@ -70,12 +70,12 @@ def test_the_composed_state_holds_no_factor() -> None:
 
 
 def test_a_pattern_that_no_layer_matches_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"\$\.kernel\.layers.*`typo\*`, which matches none"):
+    with pytest.raises(UsageError, match=r"\$\.kernel\.layers.*`typo\*`, which matches none"):
         network(Factorized(layers=("first*", "typo*")))
 
 
 def test_a_method_that_does_no_layer_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"\$\.kernel: .*even\.0"):
+    with pytest.raises(UsageError, match=r"\$\.kernel: .*even\.0"):
         network(DBB(layers=("even*",)))
 
 

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from torch import nn
 from torch.nn.utils import parametrize
 
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.kernels import Factorized, factors
 
 COMBINATIONS = ("product", "mean", "sum")
@@ -157,5 +157,5 @@ def test_the_logarithm_of_a_missing_singular_value_is_finite() -> None:
     ],
 )
 def test_what_does_not_go_together_is_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(UsageError, match=message):
         Factorized(**options)

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn
 
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.kernels import DOConv, Residual, factors, overparameterize, weight_of
 from edgemtl.kernels.base import UnsupportedError
 from edgemtl.kernels.weight import shape_of
@@ -119,7 +119,7 @@ def test_sides_of_size_one_are_left_out_and_a_layer_without_any_other_is_refused
 
 
 def test_a_side_is_named_once() -> None:
-    with pytest.raises(RecipeError, match=r"\$\.kernel\.sides: expected each side once"):
+    with pytest.raises(UsageError, match=r"\$\.kernel\.sides: expected each side once"):
         Residual(sides=("input", "input"))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgemtl.core.bundle import ModelFile, read_manifest
-from edgemtl.core.errors import BundleError, RecipeError
+from edgemtl.core.errors import BundleError, UsageError
 from edgemtl.runtime.runner import BundleRunner, choose_layout
 from edgemtl.runtime.session import Array, FakeSession
 from tests.fixtures.places import TINY
@@ -78,7 +78,7 @@ def test_any_number_of_images_is_run_in_batches_that_the_bundle_takes(batch: tup
     runner = BundleRunner(TINY, layout="merged", threads=1, manifest=manifest)
     singly = BundleRunner(TINY, layout="merged", threads=1)
     images = image(7)
-    with pytest.raises(RecipeError, match="image: expected"):
+    with pytest.raises(UsageError, match="image: expected"):
         runner(images)
     for task, found in runner.run_all(images).items():
         expected = np.concatenate([singly(images[at : at + 1])[task] for at in range(7)])
@@ -180,7 +180,7 @@ def test_the_default_layout_wastes_least() -> None:
 )
 def test_an_image_that_the_bundle_does_not_take(wrong: Array, found: str) -> None:
     runner = BundleRunner(TINY, sessions=FakeSessions())
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(UsageError) as caught:
         runner(wrong)
     assert caught.value.expected == "a float32 array 1..4x3x12x16"
     assert caught.value.found == found
@@ -193,16 +193,16 @@ def test_an_image_that_is_not_contiguous_is_fine() -> None:
 
 
 def test_unknown_names_are_refused_with_the_nearest() -> None:
-    with pytest.raises(RecipeError, match=r"`dept`.*`depth`"):
+    with pytest.raises(UsageError, match=r"`dept`.*`depth`"):
         BundleRunner(TINY, tasks=["dept"])
-    with pytest.raises(RecipeError, match="found none"):
+    with pytest.raises(UsageError, match="found none"):
         BundleRunner(TINY, tasks=[])
-    with pytest.raises(RecipeError, match=r"`splt`.*`split`"):
+    with pytest.raises(UsageError, match=r"`splt`.*`split`"):
         BundleRunner(TINY, layout="splt")
     runner = BundleRunner(TINY, tasks=["depth"], sessions=FakeSessions())
-    with pytest.raises(RecipeError, match=r"`normals`.*depth"):
+    with pytest.raises(UsageError, match=r"`normals`.*depth"):
         runner(image(), ["normals"])
-    with pytest.raises(RecipeError, match="found none"):
+    with pytest.raises(UsageError, match="found none"):
         runner(image(), [])
 
 

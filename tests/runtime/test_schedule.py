@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.runtime.schedule import parse_rates, stagger
 
 TASKS = ("segmentation", "depth", "normals")
@@ -88,16 +88,16 @@ def test_rates_are_read_in_any_grouping_and_default_to_one() -> None:
     ],
 )
 def test_what_is_no_rate(text: str, found: str) -> None:
-    with pytest.raises(RecipeError, match=f"--rates .*{found}"):
+    with pytest.raises(UsageError, match=f"--rates .*{found}"):
         parse_rates([text], TASKS)
 
 
 @pytest.mark.parametrize("rate", [Fraction(0), Fraction(3, 2), Fraction(-1, 2)])
 def test_a_rate_out_of_range(rate: Fraction) -> None:
-    with pytest.raises(RecipeError, match=f"rate of depth: expected above 0 and at most 1, found {rate}"):
+    with pytest.raises(UsageError, match=f"rate of depth: expected above 0 and at most 1, found {rate}"):
         stagger({"depth": rate}, cost)
 
 
 def test_a_cycle_without_end_is_refused() -> None:
-    with pytest.raises(RecipeError, match="at most 240 frames, found 997"):
+    with pytest.raises(UsageError, match="at most 240 frames, found 997"):
         stagger({"depth": Fraction(1, 997)}, cost)

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("onnxruntime")
 
 from edgemtl.core.bundle import TensorInfo, read_manifest
-from edgemtl.core.errors import BundleError, RecipeError, SetupError
+from edgemtl.core.errors import BundleError, SetupError, UsageError
 from edgemtl.runtime.build import tensorrt
 from edgemtl.runtime.cuda import Gpu
 from edgemtl.runtime.opening import open_session
@@ -123,7 +123,7 @@ def test_arrays_with_gaps_are_fed_as_they_read(install: Install, bundle: Path) -
 def test_a_batch_that_the_engine_was_not_built_for(install: Install, bundle: Path) -> None:
     install()
     session = TrtSession(bundle / FILE.path, FILE, 1)
-    with pytest.raises(RecipeError, match=r"model image: expected a shape .* found 5x3x12x16"):
+    with pytest.raises(UsageError, match=r"model image: expected a shape .* found 5x3x12x16"):
         session.run({"image": image(5)})
     assert session.run({"image": image(1)})
 

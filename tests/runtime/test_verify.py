@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgemtl.core.bundle import Manifest, ModelFile, read_manifest, sha256, write_manifest
-from edgemtl.core.errors import BundleError, RecipeError
+from edgemtl.core.errors import BundleError, UsageError
 from edgemtl.runtime.opening import open_session
 from edgemtl.runtime.session import Array, Session, SessionFactory
 from edgemtl.runtime.verify import verify
@@ -124,9 +124,9 @@ def test_a_task_is_judged_by_its_own_tolerance_which_the_report_states(folder: P
 
 @pytest.mark.parametrize("value", [-1.0, np.nan])
 def test_a_tolerance_must_be_one(value: float) -> None:
-    with pytest.raises(RecipeError, match="atol: expected a tolerance of 0 or more"):
+    with pytest.raises(UsageError, match="atol: expected a tolerance of 0 or more"):
         verify(TINY, atol=value)
-    with pytest.raises(RecipeError, match="rtol"):
+    with pytest.raises(UsageError, match="rtol"):
         verify(TINY, rtol=value)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgemtl.core.bundle import Manifest, ModelFile, read_manifest
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.runtime.runner import BundleRunner
 from edgemtl.runtime.session import Array, FakeSession
 from edgemtl.runtime.video import Keyframes, VideoRunner, parse_keyframes
@@ -179,7 +179,7 @@ def test_after_reset_another_video_begins() -> None:
 def test_a_bad_frame_is_refused_even_when_nothing_is_due_and_the_video_goes_on() -> None:
     video = VideoRunner(FakeBundle().runner, rates=dict.fromkeys(TASKS, Fraction(1, 9)))
     video(image(0.1))
-    with pytest.raises(RecipeError, match="float64"):
+    with pytest.raises(UsageError, match="float64"):
         video(image(0.1).astype(np.float64))
     assert min(answer.age for answer in video(image(0.1)).values()) <= 1
 
@@ -190,15 +190,15 @@ def test_a_frame_that_is_not_finite_is_a_keyframe() -> None:
 
 
 def test_keyframes_need_a_trunk_in_a_file_of_its_own() -> None:
-    with pytest.raises(RecipeError, match=r"--keyframes: expected a trunk.*layout merged"):
+    with pytest.raises(UsageError, match=r"--keyframes: expected a trunk.*layout merged"):
         VideoRunner(BundleRunner(TINY, layout="merged"), keyframes=Keyframes())
     no_trunk = msgspec.structs.replace(MANIFEST, layouts={"split": MANIFEST.layouts["split"][1:]})
-    with pytest.raises(RecipeError, match="begins with `branch_segmentation`"):
+    with pytest.raises(UsageError, match="begins with `branch_segmentation`"):
         VideoRunner(FakeBundle(manifest=no_trunk).runner, keyframes=Keyframes())
 
 
 def test_rates_are_for_the_tasks_of_the_runner() -> None:
-    with pytest.raises(RecipeError, match=r"`dept`.*`depth`"):
+    with pytest.raises(UsageError, match=r"`dept`.*`depth`"):
         VideoRunner(FakeBundle().runner, rates={"dept": Fraction(1, 2)})
 
 
@@ -212,5 +212,5 @@ def test_keyframes_are_read_with_their_defaults() -> None:
     "text", ["every=0", "every=241", "threshold=-1", "threshold=nan", "threshold=2", "every=x", "evry=3", "8"]
 )
 def test_what_is_no_keyframes(text: str) -> None:
-    with pytest.raises(RecipeError, match=r"--keyframes: expected .*Try every=8,threshold=0\.02"):
+    with pytest.raises(UsageError, match=r"--keyframes: expected .*Try every=8,threshold=0\.02"):
         parse_keyframes(text)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchjd.aggregation import AlignedMTL, PCGrad
 
 from edgemtl import workflow
-from edgemtl.core.errors import RecipeError, SetupError
+from edgemtl.core.errors import SetupError, UsageError
 from edgemtl.training.aggregation import aggregate, equally, gramian, weighing
 from edgemtl.training.spec import Training
 from tests.tiny import tiny
@@ -170,5 +170,5 @@ def test_a_missing_solver_is_named_with_its_install_line_before_anything_is_writ
 
 @pytest.mark.parametrize("update", ["joint", "alternating"])
 def test_only_a_routed_update_has_gradients_to_aggregate(update: str) -> None:
-    with pytest.raises(RecipeError, match=rf"aggregation: expected sum with update: {update}.*routed"):
+    with pytest.raises(UsageError, match=rf"aggregation: expected sum with update: {update}.*routed"):
         tiny(f"training.update={update}", "training.aggregation=pcgrad")

@@ -12,7 +12,7 @@ from edgemtl import workflow
 from edgemtl.backbones import chain
 from edgemtl.balancing import Fixed
 from edgemtl.collapse import fold
-from edgemtl.core.errors import DataError, RecipeError
+from edgemtl.core.errors import DataError, UsageError
 from edgemtl.data import Batch
 from edgemtl.kernels import Factorized, Plain, factors, parametrized
 from edgemtl.model import MultitaskModel
@@ -127,7 +127,7 @@ def test_a_teacher_may_have_other_channels_but_not_another_size() -> None:
     assert student.training, "to look at the features changes nothing"
     coarser = MultitaskModel(chain(only=torch.nn.Conv2d(3, 4, 3, stride=2)), student.tasks)
     with pytest.raises(
-        RecipeError, match="features of 16x24 for the head of depth, as in this network, found 7x11"
+        UsageError, match="features of 16x24 for the head of depth, as in this network, found 7x11"
     ):
         Distill(teachers="x").build(student, {"depth": coarser}, (16, 24))
 
@@ -189,9 +189,9 @@ def test_two_processes_distill_to_what_one_does(twins: Path, tmp_path: Path) -> 
     ("override", "error", "message"),
     [
         ("training.distill.teachers=/nowhere", DataError, "a twin for the task segmentation, found none"),
-        ("training.distill={teachers: TWINS, weigth: 2}", RecipeError, "Did you mean `weight`"),
-        ("training.distill={teachers: TWINS, weight: -1}", RecipeError, r"training\.distill\.weight"),
-        ("training.distill={}", RecipeError, "the key `teachers`"),
+        ("training.distill={teachers: TWINS, weigth: 2}", UsageError, "Did you mean `weight`"),
+        ("training.distill={teachers: TWINS, weight: -1}", UsageError, r"training\.distill\.weight"),
+        ("training.distill={}", UsageError, "the key `teachers`"),
     ],
 )
 def test_bad_settings_are_refused_before_a_run_exists(

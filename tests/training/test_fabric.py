@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy, SingleDeviceStrategy
 
-from edgemtl.core.errors import RecipeError, SetupError
+from edgemtl.core.errors import SetupError, UsageError
 from edgemtl.training.fabric import gather, leave, make_fabric
 from edgemtl.training.spec import Training
 
@@ -75,7 +75,7 @@ def test_cuda_without_a_device_is_an_error_of_the_setup() -> None:
 
 @pytest.mark.parametrize("accelerator", ["cpu", pytest.param("auto", marks=without_cuda)])
 def test_channels_last_is_refused_on_a_cpu(accelerator: str) -> None:
-    with pytest.raises(RecipeError, match=r"\$\.training\.channels_last: expected false on a CPU"):
+    with pytest.raises(UsageError, match=r"\$\.training\.channels_last: expected false on a CPU"):
         make_fabric(Training(accelerator=accelerator, channels_last=True))
 
 

@@ -5,7 +5,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from edgemtl.balancing import DWA, Balancer, Balancing, Fixed, Uncertainty
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.data import Batch
 from edgemtl.kernels import DOConv, Factorized, KernelMethod, Plain, factors, parametrized
 from edgemtl.training.objective import Objective
@@ -90,7 +90,7 @@ def ids_of(optimizer: torch.optim.Optimizer) -> set[int]:
 def test_an_optimizer_of_factors_needs_factors() -> None:
     objective = Objective(network(Plain()), Fixed().build(tuple(TASKS)))
     with pytest.raises(
-        RecipeError, match=r"\$\.training\.factor_optimizer: expected kernels that have factors"
+        UsageError, match=r"\$\.training\.factor_optimizer: expected kernels that have factors"
     ):
         objective.optimizer(Adam(), SGD())
 

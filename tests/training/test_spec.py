@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.training.spec import Training
 
 
@@ -42,5 +42,5 @@ def test_what_cannot_be_is_refused(field: str, value: object) -> None:
 
 def test_processes_share_a_batch_evenly() -> None:
     assert Training(batch=6, devices=3).batch == 6
-    with pytest.raises(RecipeError, match=r"\$\.training\.batch: .* the 4 processes .* found 6\. Use 8\."):
+    with pytest.raises(UsageError, match=r"\$\.training\.batch: .* the 4 processes .* found 6\. Use 8\."):
         Training(batch=6, devices=2, nodes=2)

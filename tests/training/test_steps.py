@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from torchjd.aggregation import Aggregator, AlignedMTL, PCGrad
 
 from edgemtl.balancing import Fixed, Uncertainty
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.data import Batch
 from edgemtl.kernels import DOConv, Factorized, KernelMethod, Plain, RepVGG, Residual, factors, parametrized
 from edgemtl.model import MultitaskModel
@@ -243,7 +243,7 @@ def test_running_statistics_follow_a_batch_once(update: str) -> None:
 
 @pytest.mark.parametrize("method", [Plain(), DOConv()], ids=["plain", "doconv"])
 def test_alternating_needs_factors_of_single_tasks(method: KernelMethod) -> None:
-    with pytest.raises(RecipeError, match=r"\$\.training\.update"):
+    with pytest.raises(UsageError, match=r"\$\.training\.update"):
         check_update("alternating", objective(network(method)))
     check_update("routed", objective(network(method)))
     check_update("alternating", objective(network(Factorized())))

@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from edgemtl.training.syncnorm import synchronize_norms
 
 
@@ -72,5 +72,5 @@ def test_a_normalization_that_may_do_more_is_refused() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x).relu()
 
-    with pytest.raises(RecipeError, match=r"NormAct.*1 normalizes by its own share"):
+    with pytest.raises(UsageError, match=r"NormAct.*1 normalizes by its own share"):
         synchronize_norms(nn.Sequential(nn.Conv2d(3, 4, 3), NormAct(4)))

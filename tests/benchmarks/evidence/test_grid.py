@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("yaml")
 from grid import Candidate, outcome_of, read_grid
 
-from edgemtl.core.errors import RecipeError
+from edgemtl.core.errors import UsageError
 from tests.benchmarks.evidence.made_up import TREE, failed, finished, made_up, scores, tuned
 
 GRIDS = sorted((Path(__file__).parents[3] / "benchmarks" / "evidence" / "grids").glob("*.yaml"))
@@ -112,5 +112,5 @@ def test_a_wrong_grid_is_refused(changes: dict[str, object], tmp_path: Path) -> 
     import yaml
 
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump({**TREE, **changes}))
-    with pytest.raises(RecipeError):
+    with pytest.raises(UsageError):
         read_grid(tmp_path / "grid.yaml")

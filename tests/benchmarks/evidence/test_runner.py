@@ -13,7 +13,7 @@ from records import Failed, Finished, read_all
 from runner import Queue, Settings, status
 
 from edgemtl import workflow
-from edgemtl.core.errors import RecipeError, TrainingError
+from edgemtl.core.errors import TrainingError, UsageError
 from edgemtl.core.report import Progress
 from edgemtl.tensors import read_tensors
 from tests.benchmarks.evidence.made_up import failed, finished, made_up, record, scores, tuned
@@ -166,7 +166,7 @@ def test_a_wrong_override_is_found_before_anything_runs(
     results: Path, tmp_path: Path, stand_in: Path
 ) -> None:
     grid = tuned(methods={"plain": {"overrides": ["kernel=plane"]}})
-    with pytest.raises(RecipeError, match="plain"):
+    with pytest.raises(UsageError, match="plain"):
         queue(grid, tmp_path).work_off()
     assert not (tmp_path / "started").exists()
 
