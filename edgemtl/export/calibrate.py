@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, helper
-from onnxruntime.capi.onnxruntime_inference_collection import InferenceSession
 
 from edgemtl.core.errors import GateError
+from edgemtl.export.evaluate import evaluator
 from edgemtl.export.graph import Array, copied, writers
 from edgemtl.export.int8 import Range, origin
 from edgemtl.runtime.batches import in_batches
@@ -127,15 +127,13 @@ def _observed(joined: ModelProto, names: list[str], images: Images) -> Observe:
     """What runs the network over the images and gives the named tensors, a batch at a time."""
     model = copied(joined)
     (image,) = (info.name for info in model.graph.input)
-    written = [name for name in names if name != image]
     del model.graph.output[:]
-    for name in written:
+    for name in sorted(set(names) - {image}):
         model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    session = InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    evaluate = evaluator(model)
 
     def run(batch: Array) -> dict[str, Array]:
-        found = (np.asarray(value) for value in session.run(written, {image: batch}))
-        return {image: batch, **dict(zip(written, found, strict=True))}
+        return {image: batch, **evaluate({image: batch})}
 
     return lambda: in_batches(run, images, batch_of(model))
 

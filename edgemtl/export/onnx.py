@@ -11,19 +11,18 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 import onnxsim
 import torch
-from numpy.typing import NDArray
-from onnxruntime.capi.onnxruntime_inference_collection import InferenceSession
 from torch import Tensor, nn
 
 from edgemtl.backbones.base import IMAGE
 from edgemtl.core.bundle import ModelFile, TensorInfo
 from edgemtl.core.plan import Segment
+from edgemtl.export.evaluate import evaluator
 from edgemtl.model import MultitaskModel, macs_of, parameters_of
 
 _SAME = 1e-6  # relative difference up to which a simplified file counts as the same
@@ -132,14 +131,9 @@ def _simplify(path: Path, feeds: dict[str, Tensor]) -> None:
     if not checked or len(simplified.graph.node) >= len(original.graph.node):
         return
     arrays = {name: tensor.numpy() for name, tensor in feeds.items()}
-    expected, found = (_outputs(model, arrays) for model in (original, simplified))
-    if all(np.abs(a - b).max() <= _SAME * np.abs(a).max() for a, b in zip(expected, found, strict=True)):
+    expected, found = (evaluator(model)(arrays) for model in (original, simplified))
+    if all(np.abs(found[name] - a).max() <= _SAME * np.abs(a).max() for name, a in expected.items()):
         onnx.save(simplified, path)
-
-
-def _outputs(model: onnx.ModelProto, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-    session = InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return [np.asarray(array) for array in session.run(None, feeds)]
 
 
 @contextmanager

@@ -14,8 +14,6 @@ import msgspec
 import numpy as np
 import onnx
 from onnx import ModelProto
-from onnxruntime.capi.onnxruntime_inference_collection import InferenceSession
-from onnxruntime.capi.onnxruntime_pybind11_state import GraphOptimizationLevel, SessionOptions
 
 from edgemtl.core.bundle import Lowered, ModelFile
 from edgemtl.core.errors import GateError, UsageError, nearest
@@ -23,12 +21,12 @@ from edgemtl.core.report import Scores
 from edgemtl.export.budget import Limit, Metrics, check_budget, choose
 from edgemtl.export.calibrate import Calibration, Images, Method, batch_of, calibrate, digest
 from edgemtl.export.equalize import correct_bias, equalize
+from edgemtl.export.evaluate import evaluator
 from edgemtl.export.fp16 import halve
 from edgemtl.export.graph import Array, extract, join
 from edgemtl.export.int8 import Activations, quantize, quantized_tensors
 from edgemtl.export.targets import Precision
 from edgemtl.runtime.batches import in_batches, together
-from edgemtl.runtime.ort import EXACT_INTEGERS
 
 WRITTEN: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 # A device as far from fp32 as the golden outputs, only the other way, is as good as they are.
@@ -255,19 +253,11 @@ def _lacks(where: str, expected: str, fix: str) -> UsageError:
 
 
 def _predictor(model: ModelProto, *, optimize: bool = True) -> Predict:
-    options = SessionOptions()
-    options.log_severity_level = 3  # errors only
-    options.add_session_config_entry(*EXACT_INTEGERS)
-    if not optimize:
-        options.graph_optimization_level = GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    (image,) = (tensor.name for tensor in session.get_inputs())
-    names = [tensor.name for tensor in session.get_outputs()]
-
-    def run(batch: Array) -> dict[str, Array]:
-        return dict(zip(names, map(np.asarray, session.run(names, {image: batch})), strict=True))
-
-    return lambda images: together(in_batches(run, images, batch_of(model)))
+    evaluate = evaluator(model, optimize=optimize)
+    (image,) = (tensor.name for tensor in model.graph.input)
+    return lambda images: together(
+        in_batches(lambda batch: evaluate({image: batch}), images, batch_of(model))
+    )
 
 
 def _predict_all(model: ModelProto, images: Images) -> Mapping[str, Array]:
