@@ -12,6 +12,7 @@ from edgemtl.report.pictures import (
     Picture,
     caption,
     class_picture,
+    legend,
     picture,
     save_grid,
     scalar_picture,
@@ -35,7 +36,7 @@ def illustrate(run: Run) -> None:
     with torch.no_grad():
         predictions = run.trained()(samples.image[:ROWS])
     rows = [[_rgb(image)] for image in samples.image[:ROWS]]
-    titles = ["image"]
+    titles, legends = ["image"], {}
     for name, task in run.recipe.tasks.items():
         labels = samples.labels[task.label_name][:ROWS].numpy()
         # One scale for truth and predictions of all rows, or colors could not be compared.
@@ -44,10 +45,12 @@ def illustrate(run: Run) -> None:
             if isinstance(task.output, Scalar)
             else (0.0, 1.0)
         )
+        if isinstance(task.output, Classes):
+            legends[name] = legend(task.output, labels, predictions[name].argmax(dim=1).numpy())
         titles += [caption(name, task.output, limits), "predicted"]
         for row, label, prediction in zip(rows, labels, predictions[name].numpy(), strict=True):
             row += [_truth(label, task.output, limits), picture(prediction, task.output, limits=limits)]
-    save_grid(run.path / "plots" / "samples.png", rows, titles)
+    save_grid(run.path / "plots" / "samples.png", rows, titles, legends)
 
 
 def _rgb(image: Tensor) -> Picture:

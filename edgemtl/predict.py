@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from edgemtl.core.bundle import Classes
 from edgemtl.core.errors import UsageError
 from edgemtl.core.files import replacing
-from edgemtl.report.pictures import caption, picture, save_grid, value_range
+from edgemtl.report.pictures import caption, legend, picture, save_grid, value_range
 from edgemtl.runtime.images import load_image, pictures_of
 from edgemtl.runtime.runner import BundleRunner
 
@@ -53,9 +54,12 @@ def predict(
         with replacing(out / f"{path.stem}.npz") as draft, draft.open("wb") as file:
             np.savez(file, **outputs)
         pictures, titles = [(image[0].transpose(1, 2, 0) * 255).round().astype(np.uint8)], ["image"]
+        legends = {}
         for task, array in outputs.items():
             info = runner.manifest.tasks[task].output
             pictures.append(picture(array, info))
             titles.append(caption(task, info, value_range(array)))
-        save_grid(out / f"{path.stem}.png", [pictures], titles)
+            if isinstance(info, Classes):
+                legends[task] = legend(info, array.argmax(axis=0))
+        save_grid(out / f"{path.stem}.png", [pictures], titles, legends)
         yield out / f"{path.stem}.png"

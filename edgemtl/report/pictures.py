@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from edgemtl.core.files import replacing
 
 Picture = NDArray[np.uint8]
 Limits = tuple[float, float]
+Legend = dict[str, tuple[int, ...]]  # names with their colors
 
 # Twenty colors that are told apart on a dark and on a bright photograph; further classes darken them.
 PALETTE = np.array(
@@ -40,7 +41,7 @@ VIRIDIS = np.array(
     ]
 )
 
-MARGIN, TITLE_HEIGHT, SMALLEST_WIDTH = 4, 16, 192
+MARGIN, TITLE_HEIGHT, SMALLEST_WIDTH, SWATCH = 4, 16, 192, 10
 
 
 def picture(prediction: NDArray[Any], output: Output, *, limits: Limits | None = None) -> Picture:
@@ -88,8 +89,21 @@ def caption(task: str, output: Output, limits: Limits) -> str:
     return f"{task} {limits[0]:.3g} to {limits[1]:.3g} {output.unit}" if isinstance(output, Scalar) else task
 
 
-def save_grid(path: Path, rows: Sequence[Sequence[Picture]], titles: Sequence[str]) -> None:
-    """Write pictures [H, W, 3] of one size as a PNG, in rows, with a title above each column.
+def legend(output: Classes, *classes: NDArray[Any]) -> Legend:
+    """What the colors in pictures of class indices mean: of the classes that occur."""
+    shown = np.unique(np.concatenate([indices.ravel() for indices in classes]))
+    colors = class_picture(shown[None])[0].tolist()
+    return {output.labels[i]: tuple(color) for i, color in zip(shown, colors, strict=True) if i >= 0}
+
+
+def save_grid(
+    path: Path,
+    rows: Sequence[Sequence[Picture]],
+    titles: Sequence[str],
+    legends: Mapping[str, Legend] | None = None,
+) -> None:
+    """Write pictures [H, W, 3] of one size as a PNG, in rows, with a title above each column and the legends
+    of tasks below.
 
     Small pictures are enlarged by a whole factor, pixels staying sharp, so that the titles fit.
 
@@ -108,8 +122,10 @@ def save_grid(path: Path, rows: Sequence[Sequence[Picture]], titles: Sequence[st
     height, width = rows[0][0].shape[:2]
     factor = -(-SMALLEST_WIDTH // width)
     height, width = height * factor, width * factor
-    size = (len(titles) * (width + MARGIN) + MARGIN, len(rows) * (height + MARGIN) + TITLE_HEIGHT)
-    grid = Image.new("RGB", size, "white")
+    full_width, bottom = len(titles) * (width + MARGIN) + MARGIN, len(rows) * (height + MARGIN) + TITLE_HEIGHT
+    entries = _arranged(legends or {}, full_width)
+    lines = 1 + max((entry.line for entry in entries), default=-1)
+    grid = Image.new("RGB", (full_width, bottom + lines * TITLE_HEIGHT), "white")
     draw = ImageDraw.Draw(grid)
     for column, title in enumerate(titles):
         draw.text((MARGIN + column * (width + MARGIN), 2), title, "black")
@@ -118,8 +134,39 @@ def save_grid(path: Path, rows: Sequence[Sequence[Picture]], titles: Sequence[st
             enlarged = cell.repeat(factor, axis=0).repeat(factor, axis=1)
             corner = (MARGIN + column * (width + MARGIN), TITLE_HEIGHT + row * (height + MARGIN))
             grid.paste(Image.fromarray(enlarged), corner)
+    for left, line, text, color in entries:
+        top = bottom + line * TITLE_HEIGHT + 2
+        if color:
+            draw.rectangle((left, top, left + SWATCH, top + SWATCH), color)
+        draw.text((left + (SWATCH + MARGIN if color else 0), top), text, "black")
     with replacing(path) as draft:
         grid.save(draft, format="PNG")
+
+
+class _Entry(NamedTuple):
+    """A piece of a legend and where it goes; the heading of a task has no color."""
+
+    left: int
+    line: int
+    text: str
+    color: tuple[int, ...] | None
+
+
+def _arranged(legends: Mapping[str, Legend], width: int) -> list[_Entry]:
+    """The legends, beginning on a line of their own and broken into as many as their names need."""
+    from PIL import ImageFont
+
+    font, line = ImageFont.load_default(), -1
+    entries: list[_Entry] = []
+    for task, colors in legends.items():
+        line, left = line + 1, MARGIN
+        for text, color in ((f"{task}:", None), *colors.items()):
+            takes = round(font.getlength(text)) + (SWATCH + MARGIN if color else 0) + 2 * MARGIN
+            if left > MARGIN and left + takes > width:
+                line, left = line + 1, MARGIN
+            entries.append(_Entry(left, line, text, color))
+            left += takes
+    return entries
 
 
 def _to_bytes(colors: NDArray[Any]) -> Picture:

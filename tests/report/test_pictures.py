@@ -16,6 +16,7 @@ from edgemtl.core.errors import SetupError
 from edgemtl.report.pictures import (
     caption,
     class_picture,
+    legend,
     picture,
     save_grid,
     scalar_picture,
@@ -115,6 +116,29 @@ def test_a_grid_holds_every_picture_in_its_place(tmp_path: Path) -> None:
     titles = pixels[:14]
     assert (titles < 128).any(), "the titles are drawn"
     assert list((tmp_path / "new").iterdir()) == [tmp_path / "new/grid.png"]
+
+
+def test_the_legend_names_the_classes_that_occur_in_their_colors() -> None:
+    maps = np.array([[-1, 3, 3]]), np.array([[1, 3]])
+    colors = legend(OUTPUTS[0], *maps)
+    assert list(colors) == ["b", "d"]
+    np.testing.assert_array_equal(class_picture(maps[1])[0], list(colors.values()))
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+def test_every_color_of_a_legend_is_below_the_pictures(tmp_path: Path, columns: int) -> None:
+    output = Classes(tuple(f"something long {index}" for index in range(20)))
+    colors = legend(output, np.arange(20))
+    cells = [np.full((30, 200, 3), 77, np.uint8)] * columns
+    legends = {"streets": colors, "rooms": dict(list(colors.items())[:2])}
+    save_grid(tmp_path / "grid.png", [cells], [""] * columns, legends)
+    with Image.open(tmp_path / "grid.png") as grid:
+        pixels = np.asarray(grid)
+    below = pixels[16 + 30 :]  # titles and pictures
+    for name, color in colors.items():
+        swatches = (below == color).all(axis=2).sum() / 11**2
+        assert swatches >= (2 if name in legends["rooms"] else 1), name
+    assert (below[:, -2:] == 255).all(), "no line is cut off"
 
 
 def test_a_grid_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
