@@ -3,6 +3,7 @@ same."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -33,10 +34,9 @@ def collapse(model: MultitaskModel, size: tuple[int, int], images: Tensor | None
     Raises:
         GateError: the collapsed network does not compute the same.
     """
-    training = model.training
+    model = copy.deepcopy(model).eval().double()
     probes = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     probes = probes if images is None else torch.cat([probes, images])
-    model.eval().double()
     plain, unfolded = fold(model)
     exact, folded = _predict(model, probes.double()), _predict(plain, probes.double())
     model.float()
@@ -51,7 +51,6 @@ def collapse(model: MultitaskModel, size: tuple[int, int], images: Tensor | None
         macs=(macs_of(model, probes[:1]), macs_of(plain, probes[:1])),
         unfolded=unfolded,
     )
-    model.train(training)
     certificate.check()
     return CollapsedModel(plain, certificate)
 
@@ -64,7 +63,8 @@ def fold(model: MultitaskModel) -> tuple[MultitaskModel, tuple[Skipped, ...]]:
     """
     plain = MultitaskModel(model.blueprint, model.tasks, model.plan)
     state = composed_state(model)
-    plain.to(next(iter(state.values())).dtype).load_state_dict(state)
+    plain.to(next(value.dtype for value in state.values() if value.is_floating_point()))
+    plain.load_state_dict(state)
     plain.eval().requires_grad_(False)
     unfolded: list[Skipped] = []
     for segment in plain.tree:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils.parametrize import is_parametrized
 
 from edgemtl.core.inspection import Skipped
 
@@ -94,8 +95,12 @@ def _why_not(before: nn.Module | None, norm: nn.BatchNorm1d | nn.BatchNorm2d, al
         return f"{type(norm).__name__} may do more than normalize"
     if not isinstance(before, nn.Conv2d | nn.Linear):
         return "follows no convolution or linear layer"
+    if is_parametrized(before):
+        return "the weight of the layer before it is computed, as spectral_norm does"
     if not alone:
         return "it or the layer before it is used more than once"
+    if isinstance(before, nn.Linear) and before.out_features != norm.num_features:
+        return "it does not normalize the features of the layer before it"
     return "it normalizes by the statistics of the batch" if norm.running_var is None else ""
 
 

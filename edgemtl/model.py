@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -138,6 +139,18 @@ def check_size(model: MultitaskModel, size: tuple[int, int]) -> None:
         ) from error
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within the block a model is in eval mode; then each of its modules is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 def parameters_of(model: nn.Module) -> int:
     """The number of parameters, each counted once however many modules share it."""
     return sum(parameter.numel() for parameter in model.parameters())
@@ -145,8 +158,6 @@ def parameters_of(model: nn.Module) -> int:
 
 def macs_of(model: nn.Module, *inputs: object) -> int:
     """Multiply-accumulate operations of one forward pass (convolutions and matrix products)."""
-    training = model.training
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(*inputs)
-    model.train(training)
+    with torch.no_grad(), evaluating(model), FlopCounterMode(display=False) as counter:
+        model(*inputs)
     return int(counter.get_total_flops()) // 2  # the counter takes a multiply and an add for two operations

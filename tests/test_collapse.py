@@ -5,6 +5,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from edgemtl.backbones import ResNet, SegNet, chain
 from edgemtl.collapse import collapse, fold
@@ -77,6 +78,18 @@ class Branching(nn.Module):
         return self.norm(self.conv(x)) if x.sum() > 0 else x
 
 
+class Rows(nn.Module):
+    """Normalizes channels after a linear layer over the width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.linear, self.norm = nn.AdaptiveAvgPool2d(6), nn.Linear(6, 7), nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.pool(x).transpose(1, 2).flatten(0, 1)  # [batch x height, channels, width]
+        return self.norm(self.linear(rows)).unflatten(0, (-1, 6)).transpose(1, 2)
+
+
 @pytest.mark.parametrize(
     ("stage", "reason"),
     [
@@ -84,8 +97,10 @@ class Branching(nn.Module):
         (Branching(), "cannot trace"),
         (nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)), "follows no convolution"),
         (nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)), "of the batch"),
+        (nn.Sequential(spectral_norm(nn.Conv2d(4, 4, 1)), nn.BatchNorm2d(4)), "is computed"),
+        (Rows(), "not normalize the features"),
     ],
-    ids=["used twice", "untraceable", "norm first", "no statistics"],
+    ids=["used twice", "untraceable", "norm first", "no statistics", "computed", "other dimension"],
 )
 def test_a_normalization_that_cannot_be_folded_stays_with_the_reason(stage: nn.Module, reason: str) -> None:
     model = MultitaskModel(chain(stem=nn.Conv2d(3, 4, 3), body=stage), TASKS, kernel=Factorized())
@@ -93,3 +108,28 @@ def test_a_normalization_that_cannot_be_folded_stays_with_the_reason(stage: nn.M
     certificate = collapse(model, SIZE).certificate
     assert [reason in skipped.reason for skipped in certificate.unfolded] == [True]
     assert certificate.unfolded[0].layer.startswith("trunk.body.")
+
+
+def test_a_network_may_begin_with_a_buffer_of_integers() -> None:
+    class Swapped(nn.Module):
+        """BGR."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("order", torch.tensor([2, 1, 0]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, self.order]
+
+    model = MultitaskModel(chain(swap=Swapped(), stem=nn.Conv2d(3, 4, 3)), TASKS, kernel=Factorized())
+    collapse(model, SIZE)
+
+
+def test_the_model_stays_as_it_was() -> None:
+    model = network(Factorized(), "forked").double().train()
+    model.segment("trunk")["first"].eval()
+    modes = [module.training for module in model.modules()]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    collapse(model, SIZE)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
@@ -78,10 +79,8 @@ def chain(**modules: nn.Module) -> tuple[Stage, ...]:
     stages: list[Stage] = []
     feature = torch.zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE)
     for name, module in modules.items():
-        training = module.training
         with torch.no_grad():
-            feature = module.eval()(feature)
-        module.train(training)
+            feature = copy.deepcopy(module).eval()(feature)
         if not isinstance(feature, torch.Tensor) or feature.ndim != 4:
             raise UsageError(
                 f"backbone stage {name}",

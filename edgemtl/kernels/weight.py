@@ -55,8 +55,8 @@ class WeightMethod(KernelMethod, frozen=True, kw_only=True):
 
     ``lr_scale``: the learning rate of the factors relative to the optimizer's. ``weight_decay``: theirs. By
     default it is that of ``training.factor_optimizer``, and without one 0, since decaying factors is not
-    decaying the kernel that they compose (Arora et al. 2018); a factor that is a kernel itself decays as
-    plain ones do.
+    decaying the kernel that they compose (Arora et al. 2018); a factor that is a kernel itself then
+    decays as plain ones do.
     ``rates``: whether each factor's rate also follows its size, as its ``Kernel`` says, or all are equal.
     """
 

@@ -122,7 +122,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Head(nn.Module):
     """Conv 3x3 -> conv 1x1 -> bilinear resize to the image, as in MTAN (Liu et al. 2019).
 
-    Nothing stands between the convolutions, so collapse makes them one.
+    Nothing stands between the convolutions, so collapse makes them one, where that takes no more operations.
     """
 
     def __init__(self, channels: int, out_channels: int) -> None:

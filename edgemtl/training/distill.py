@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgemtl.core.errors import UsageError
-from edgemtl.model import Features, MultitaskModel
+from edgemtl.model import Features, MultitaskModel, evaluating
 from edgemtl.tasks.base import LossSum
 from edgemtl.training.optim import Positive
 
@@ -104,10 +104,8 @@ class Distiller(nn.Module):
 
 @torch.no_grad()
 def _features(model: MultitaskModel, image: Tensor) -> Features:
-    training = model.training
-    found = model.eval().features(image)
-    model.train(training)
-    return found
+    with evaluating(model):
+        return model.features(image)
 
 
 def _unit(feature: Tensor) -> Tensor:

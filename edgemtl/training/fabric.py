@@ -10,7 +10,6 @@ import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from edgemtl.core.errors import SetupError, UsageError
 from edgemtl.training.spec import Training
@@ -83,10 +82,13 @@ def add_up(fabric: Fabric, tensor: Tensor) -> Tensor:
 
 def average_gradients(fabric: Fabric, parameters: Iterable[Tensor]) -> None:
     """Give each parameter the mean of its gradients in all processes."""
-    if fabric.world_size > 1:
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        total = add_up(fabric, parameters_to_vector(gradients))
-        vector_to_parameters(total / fabric.world_size, gradients)
+    if fabric.world_size == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    total = add_up(fabric, torch.cat([gradient.reshape(-1) for gradient in gradients])) / fabric.world_size
+    means = torch.split(total, [gradient.numel() for gradient in gradients])
+    for gradient, mean in zip(gradients, means, strict=True):
+        gradient.copy_(mean.view(gradient.shape))  # which keeps its memory layout
 
 
 def gather(fabric: Fabric, items: Iterable[str]) -> list[str]:

@@ -19,7 +19,8 @@ class Orthogonalizing(torch.optim.Optimizer):
 
     The update of an a x b matrix is scaled by 0.2 sqrt(max(a, b)), so that its entries move about as far as
     those of Adam at the same rate (Liu et al. 2025, arXiv 2502.16982, equation 4): by that times the rate in
-    spectral norm. Weight decay is decoupled.
+    spectral norm. Weight decay is decoupled. A gradient of zeros, as a task leaves that has no label in the
+    batch, moves nothing: orthogonal steps would go on at full length in the direction of the batches before.
     """
 
     def __init__(self, groups: list[dict[str, Any]], momentum: float) -> None:
@@ -35,11 +36,12 @@ class Orthogonalizing(torch.optim.Optimizer):
                 state, momentum = self.state[parameter], group["momentum"]
                 if not state:
                     state["momentum"] = torch.zeros_like(parameter)
-                state["momentum"].lerp_(parameter.grad, 1 - momentum)
+                arrived = parameter.grad.any().to(parameter.dtype)  # 1 or 0: a GPU is not waited for
+                state["momentum"].lerp_(parameter.grad, (1 - momentum) * arrived)
                 ahead = matrices(parameter.grad.lerp(state["momentum"], momentum))  # Nesterov's
                 update = orthogonalized(ahead).reshape(parameter.shape)
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update, alpha=-group["lr"] * 0.2 * max(ahead.shape[-2:]) ** 0.5)
+                parameter.mul_(1 - group["lr"] * group["weight_decay"] * arrived)
+                parameter.sub_(update * (arrived * group["lr"] * 0.2 * max(ahead.shape[-2:]) ** 0.5))
 
 
 def has_matrices(parameter: nn.Parameter) -> bool:

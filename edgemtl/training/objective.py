@@ -52,23 +52,23 @@ class Objective:
         self._add_up, self._processes = add_up, processes
         self._labeled: dict[str, Tensor] = {}
         adaptors = distiller.adaptors.parameters() if distiller else ()
-        self.trained: list[nn.Parameter] = list(
-            dict.fromkeys([*model.parameters(), *balancer.parameters(), *adaptors])
-        )
-        self.composed = [layer for _, layer in parametrized(model)]
+        everything = dict.fromkeys([*model.parameters(), *balancer.parameters(), *adaptors])
+        self.trained: list[nn.Parameter] = [p for p in everything if p.requires_grad]
+        self.layers = [layer for _, layer in parametrized(model)]
+        trained = {layer: _trained_factors(layer) for layer in self.layers}
         # By parameter, since groups that fork may share one.
-        found = {factor.parameter: factor for layer in self.composed for factor in factors(layer)}
+        found = {factor.parameter: factor for some in trained.values() for factor in some}
         self.factors = list(found.values())
         self.shared = [factor.parameter for factor in self.factors if factor.owner is None]
         self.own: dict[str, list[nn.Parameter]] = {}
         for factor in self.factors:
             if factor.owner is not None:
                 self.own.setdefault(factor.owner, []).append(factor.parameter)
-        uses = Counter(factor.parameter for layer in self.composed for factor in factors(layer))
-        # Shared factors that groups which fork have in common, the others, and which layers fork.
+        uses = Counter(factor.parameter for some in trained.values() for factor in some)
+        # Shared factors that groups which fork have in common, the others, and which trained layers fork.
         self.bridges = [parameter for parameter in self.shared if uses[parameter] > 1]
         self.within = [parameter for parameter in self.shared if uses[parameter] == 1]
-        self.forked = [any(uses[f.parameter] > 1 for f in factors(layer)) for layer in self.composed]
+        self.forked = [any(uses[f.parameter] > 1 for f in some) for some in trained.values() if some]
         self.rest = [parameter for parameter in self.trained if parameter not in found]
 
     def optimizer(self, spec: Optimizer, factor_spec: Optimizer | None = None) -> torch.optim.Optimizer:
@@ -78,7 +78,7 @@ class Objective:
             spec: trains all but the factors, and them too unless there is a ``factor_spec``.
             factor_spec: trains the factors.
 
-        Weight decay is for the network: what a balancer learns has none.
+        Weight decay is for the network and the adaptors: what a balancer learns has none.
 
         Raises:
             UsageError: there is a ``factor_spec``, but no factor.
@@ -103,7 +103,8 @@ class Objective:
 
         The mean over processes of each is its mean over the valid pixels of the global batch, so averaging
         gradients over processes gives what one process with the whole batch would find. A task without a
-        valid pixel in it trains nothing, its weight included, and ``unlabeled`` names it.
+        valid pixel in it gives no gradient, its weight included, and ``unlabeled`` names it; a teacher still
+        teaches it.
         """
         with self._autocast():
             features, predictions = self._run(batch.image, tasks)
@@ -128,8 +129,11 @@ class Objective:
         )
 
     def compose(self) -> list[Tensor]:
-        """Compose all kernels, at full precision (autocast would round the factors), into the cache."""
-        return [weight_of(layer) for layer in self.composed]
+        """Compose all kernels, at full precision (autocast would round the factors), into the cache, and
+        return those that train.
+        """
+        kernels = [weight_of(layer) for layer in self.layers]
+        return [kernel for kernel in kernels if kernel.requires_grad]
 
     @property
     def unlabeled(self) -> list[str]:
@@ -144,6 +148,10 @@ class Objective:
             for (task, loss), count in zip(sums.items(), counts, strict=True)
         }
         return means, dict(zip(sums, counts > 0, strict=True))
+
+
+def _trained_factors(layer: nn.Module) -> list[Factor]:
+    return [factor for factor in factors(layer) if factor.parameter.requires_grad]
 
 
 def _trained(factor: Factor, default: float | None) -> Trained:

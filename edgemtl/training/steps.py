@@ -56,8 +56,7 @@ def routed(objective: Objective, batch: Batch) -> Iterator[Losses]:
             rows.append([*met, *of_rest, *_chained(kernels, of_kernels, bridges)])
         gradients = aggregate(rows, objective.weigh)
         _backward(kernels, gradients[: len(kernels)], objective.within)
-        for parameter, gradient in zip([*rest, *bridges], gradients[len(kernels) :], strict=True):
-            parameter.grad = gradient
+        _give([*rest, *bridges], gradients[len(kernels) :])
     yield losses
 
 
@@ -118,8 +117,17 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 def _backward(kernels: Sequence[Tensor], gradients: Row, to: list[nn.Parameter]) -> None:
     """Lead gradients of kernels on to some of the factors that compose them, into ``.grad``."""
-    for factor, gradient in zip(to, _chained(kernels, gradients, to), strict=True):
-        factor.grad = gradient
+    _give(to, _chained(kernels, gradients, to))
+
+
+def _give(parameters: Sequence[nn.Parameter], gradients: Row) -> None:
+    """Set ``.grad``, as backward does, in the memory layout of the parameter: a gradient may come transposed,
+    and torch's fused optimizers read memory as it lies.
+    """
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None and gradient.stride() != parameter.stride():
+            gradient = torch.empty_like(parameter).copy_(gradient)
+        parameter.grad = gradient
 
 
 def _chained(kernels: Sequence[Tensor], gradients: Row, to: Sequence[nn.Parameter]) -> Row:

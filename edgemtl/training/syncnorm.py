@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgemtl.core.errors import UsageError
 
@@ -17,12 +18,13 @@ def synchronize_norms(model: nn.Module) -> None:
     """Let every BatchNorm2d of a model see all processes; parameters, buffers and their names stay.
 
     Raises:
-        UsageError: one is of a class of its own, such as timm's, which does more than normalize.
+        UsageError: one is of another class: timm's do more than normalize, and others would see a share
+            of the batch.
     """
     for path, module in list(model.named_modules()):
         if type(module) is nn.BatchNorm2d:
             model.set_submodule(path, _SyncNorm2d(module))
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm):
             raise UsageError(
                 "$.training.devices",
                 expected=f"one process for a network with {type(module).__name__}",

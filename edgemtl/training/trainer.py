@@ -171,7 +171,7 @@ class Trainer:
             if self.distiller:
                 self.distiller.adaptors.load_state_dict(state.adaptors)
             self.scaler.load_state_dict(state.scaler)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, KeyError) as error:
             raise DataError(
                 self.folder / STATE,
                 expected="the state of the model that recipe.yaml describes",

@@ -6,9 +6,10 @@ torch = pytest.importorskip("torch")
 
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import nn
 
 from edgemtl.core.errors import SetupError, UsageError
-from edgemtl.training.fabric import gather, leave, make_fabric
+from edgemtl.training.fabric import average_gradients, gather, leave, make_fabric
 from edgemtl.training.spec import Training
 
 CPU = {"accelerator": "cpu"}
@@ -91,6 +92,25 @@ def test_processes_gather_what_each_of_them_has() -> None:
     fabric = make_fabric(Training(**CPU))
     assert gather(fabric, ("a", "b")) == ["a", "b"]
     assert make_fabric(Training(**CPU, devices=2)).launch(_gathered) == ["0", "1", "1"]
+
+
+def test_processes_average_gradients_however_they_lie_in_memory() -> None:
+    for found in make_fabric(Training(**CPU, devices=2)).launch(_averaged):
+        assert found == [index + 0.5 for index in range(24)]
+
+
+def _averaged(fabric: Fabric) -> list[list[float]]:
+    """Gradients of 0..23 in the first process and of one more in the second."""
+    values = torch.arange(24.0).view(2, 3, 4) + fabric.global_rank
+    layouts = [torch.zeros(2, 3, 4), torch.zeros(4, 3, 2).permute(2, 1, 0)]
+    parameters = [nn.Parameter(layout) for layout in layouts]
+    for parameter in parameters:
+        parameter.grad = torch.empty_like(parameter).copy_(values)
+    strides = [parameter.grad.stride() for parameter in parameters]
+    average_gradients(fabric, [*parameters, nn.Parameter(torch.zeros(2))])
+    assert [parameter.grad.stride() for parameter in parameters] == strides
+    leave(fabric)
+    return [parameter.grad.flatten().tolist() for parameter in parameters]
 
 
 def _gathered(fabric: Fabric) -> list[str]:

@@ -60,13 +60,6 @@ def test_entries_move_about_as_far_as_those_of_adam_do() -> None:
         assert step.square().mean().sqrt() == pytest.approx(0.2 * 0.1, rel=0.3)
 
 
-def test_a_gradient_of_zero_leaves_only_the_decay() -> None:
-    parameter = nn.Parameter(torch.ones(3, 3))
-    parameter.grad = torch.zeros(3, 3)
-    optimizer_of(parameter, weight_decay=0.5).step()
-    torch.testing.assert_close(parameter.detach(), torch.full((3, 3), 0.95))
-
-
 def test_what_has_no_gradient_stays() -> None:
     parameter = nn.Parameter(torch.ones(3, 3))
     optimizer_of(parameter, weight_decay=0.5).step()
@@ -86,3 +79,19 @@ def test_parameters_are_stacks_of_matrices(shape: tuple[int, ...], stack: tuple[
 @pytest.mark.parametrize("shape", [(), (5,), (5, 1), (1, 5), (2, 1, 5), (1, 4, 3, 3)])
 def test_a_single_row_or_column_is_no_matrix(shape: tuple[int, ...]) -> None:
     assert not has_matrices(nn.Parameter(torch.zeros(shape)))
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_a_batch_without_labels_moves_nothing_and_is_as_if_it_had_not_come(weight_decay: float) -> None:
+    gradients = [torch.randn(4, 6) for _ in range(3)]
+    ends = []
+    for arriving in (gradients, [*gradients[:2], torch.zeros(4, 6), torch.zeros(4, 6), gradients[2]]):
+        parameter = nn.Parameter(torch.ones(4, 6))
+        optimizer = optimizer_of(parameter, weight_decay)
+        for gradient in arriving:
+            before = parameter.detach().clone()
+            parameter.grad = gradient
+            optimizer.step()
+            assert gradient.any() or torch.equal(parameter, before)
+        ends.append(parameter)
+    assert torch.equal(*ends)

@@ -15,6 +15,7 @@ from edgemtl.kernels import DOConv, Factorized, KernelMethod, Plain, RepVGG, Res
 from edgemtl.model import MultitaskModel
 from edgemtl.training.aggregation import Row, equally, weighing
 from edgemtl.training.objective import Objective
+from edgemtl.training.optim import SGD
 from edgemtl.training.steps import UPDATES, check_update
 from tests.contracts.networks import PLANS, SIZE, TASKS, network
 
@@ -95,6 +96,50 @@ def test_routed_gives_a_task_s_factors_its_own_gradient_and_all_else_the_sum(
         wanted = references if task is None else {task: references[task]}
         expected = [reference[name] for reference in wanted.values() if reference[name] is not None]
         torch.testing.assert_close(parameter.grad, torch.stack(expected).sum(0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize(
+    "method",
+    [
+        Residual(sides=("input",)),
+        Residual(sides=("spatial", "output")),
+        Residual(sides=("output", "input"), owned="both"),
+        *(Factorized(combine="mean", shared=shared) for shared in ("u", "v", "none")),
+    ],
+    ids=repr,
+)
+def test_an_optimizer_takes_every_gradient_as_it_is_meant(update: str, method: KernelMethod) -> None:
+    """Fused optimizers read memory as it lies: a gradient that lies otherwise goes to the wrong entries."""
+    target = objective(network(method, "forked"))
+    optimizer = target.optimizer(SGD(lr=0.1, momentum=0))
+    for _ in UPDATES[update](target, batch()):
+        expected = [
+            (parameter, parameter.detach() - group["lr"] * parameter.grad)
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        optimizer.step()
+        for parameter, value in expected:
+            torch.testing.assert_close(parameter.detach(), value)
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("frozen", ["first", "factors"])
+def test_what_is_frozen_stays_and_all_else_trains(update: str, frozen: str) -> None:
+    model = network(Residual(owned="both"), "forked")
+    layers = [layer for _, layer in parametrized(model)]
+    parts = [model.segment("trunk")["first"]] if frozen == "first" else layers
+    still = [p for part in parts for p in part.parameters()]
+    for parameter in still:
+        parameter.requires_grad_(False)
+    target = objective(model)
+    if update == "alternating" and not target.own:
+        return
+    got = {id(p) for _ in UPDATES[update](target, batch()) for p in model.parameters() if p.grad is not None}
+    assert got == {id(p) for p in model.parameters()} - {id(p) for p in still}
 
 
 @pytest.mark.parametrize(

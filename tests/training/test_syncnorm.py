@@ -74,3 +74,5 @@ def test_a_normalization_that_may_do_more_is_refused() -> None:
 
     with pytest.raises(UsageError, match=r"NormAct.*1 normalizes by its own share"):
         synchronize_norms(nn.Sequential(nn.Conv2d(3, 4, 3), NormAct(4)))
+    with pytest.raises(UsageError, match=r"BatchNorm1d.*1 normalizes by its own share"):
+        synchronize_norms(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))

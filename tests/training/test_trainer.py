@@ -264,6 +264,16 @@ def test_resuming_with_another_network_is_refused(tmp_path: Path) -> None:
         workflow.resume(run.path)
 
 
+def test_resuming_with_another_optimizer_is_refused(tmp_path: Path) -> None:
+    run = workflow.train(tiny("training.epochs=1", "training.optimizer=muon"), tmp_path / "run")
+    recipe = run.path / "recipe.yaml"
+    recipe.write_text(
+        recipe.read_text().replace("type: muon", "type: adamw").replace("    momentum: 0.95\n", "")
+    )
+    with pytest.raises(DataError, match="state of the model"):
+        workflow.resume(run.path)
+
+
 def test_the_best_weights_are_kept_only_where_a_split_is_held_out(nyuv2_root: Path, tmp_path: Path) -> None:
     settings = [f"data={{type: nyuv2, root: {nyuv2_root}, holdout: 2}}", "training.batch=2"]
     held = workflow.train(tiny(*settings), tmp_path / "held")
