@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,8 +53,7 @@ def _extras() -> Iterator[Finding]:
         )
         return
     for extra in ("ort", "desk", "timm"):
-        packages = [_package(need) for need in needs if re.search(rf"extra == .{extra}\b", need)]
-        missing = [name for name in packages if name != "edgemtl" and _version(name) is None]
+        missing = [name for name in _packages(extra, needs) if _version(name) is None]
         fix = f"pip install 'edgemtl[{extra}]'"
         if missing:
             yield Finding(f"edgemtl[{extra}]", "absent", f"without {', '.join(missing)}", fix)
@@ -180,9 +179,16 @@ def _judged(name: str, command: list[str], fix: str) -> Finding:
     return Finding(name, "broken", last, fix)
 
 
-def _package(need: str) -> str:
-    """The name in a requirement such as ``torch<2.14,>=2.6; extra == "desk"``."""
-    return re.split(r"[^\w.-]", need, maxsplit=1)[0]
+def _packages(extra: str, needs: Sequence[str]) -> list[str]:
+    """The packages of an extra, from requirements such as ``torch<2.14,>=2.6; extra == "desk"``, and those of
+    the extras in it, such as ``edgemtl[ort]; extra == "desk"``.
+    """
+    found: list[str] = []
+    for need in needs:
+        if re.search(rf"extra == .{extra}\b", need):
+            inner = re.match(r"edgemtl\[(\w+)\]", need)
+            found += _packages(inner[1], needs) if inner else [re.split(r"[^\w.-]", need, maxsplit=1)[0]]
+    return found
 
 
 def _version(package: str) -> str | None:

@@ -51,12 +51,14 @@ def train_into(recipe: Recipe, path: Path, observe: OpenObserver) -> Run:
     return _launch(make_fabric(recipe.training), _train_into, recipe, path, observe)
 
 
-def rehearse(recipe: Recipe) -> None:
+def rehearse(recipe: Recipe, out: Path | None = None) -> None:
     """Refuse all that ``start`` refuses before it lays out a run, damaged files but the first excepted.
 
     Raises:
         UsageError, DataError, SetupError: as ``workflow.train``.
     """
+    if out is not None and out.exists():
+        _check_empty(out)
     recipe, splits = open_splits(recipe)
     _trainer(make_fabric(recipe.training), recipe, _model(recipe, splits), splits, RUNS / recipe.name)
 
@@ -151,11 +153,16 @@ def _claim(name: str, out: Path | None) -> Path:
     if out is None:
         names = (name if n == 1 else f"{name}-{n}" for n in count(1))
         return next(path for path in map(RUNS.joinpath, names) if claim(path))
-    if not claim(out) and (not out.is_dir() or any(out.iterdir())):
+    if not claim(out):
+        _check_empty(out)
+    return out
+
+
+def _check_empty(out: Path) -> None:
+    if not out.is_dir() or any(out.iterdir()):
         raise UsageError(
             "--out", expected="a folder that does not exist or is empty", found=str(out), fix="Name another."
         )
-    return out
 
 
 def _distiller(recipe: Recipe, model: MultitaskModel, splits: Splits) -> Distiller | None:

@@ -27,8 +27,8 @@ def predict(
     arrays). A folder among ``images`` stands for the pictures in it.
 
     Raises:
-        UsageError: there is no image, two have the same name, a picture would replace one of them, or there
-            is no such task.
+        UsageError: there is no image, two have the same name, ``out`` is the folder of one, or there is no
+            such task.
         DataError: an image cannot be read, or a folder has none.
         BundleError: the bundle is damaged.
         SetupError: ``out`` cannot be written, or the runtime is missing.
@@ -42,10 +42,9 @@ def predict(
             raise UsageError(
                 "images", expected="names that differ", found=f"`{name}` twice", fix="Run them one by one."
             )
-    given = {path.resolve() for path in images}
-    if taken := [path for name in names if (path := out / f"{name}.png").resolve() in given]:
+    if out.resolve() in {path.resolve().parent for path in images}:  # a picture there may be of that name
         raise UsageError(
-            "--out", expected="a folder without the images", found=str(taken[0]), fix="Name another folder."
+            "--out", expected="a folder without the images", found=str(out), fix="Name another folder."
         )
     runner = BundleRunner(bundle, tasks=tasks, threads=threads)
     for path in images:

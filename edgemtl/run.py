@@ -31,7 +31,7 @@ from edgemtl import __version__, recipe
 from edgemtl.backbones import load_weights
 from edgemtl.collapse import CollapsedModel, fold
 from edgemtl.core.bundle import sha256
-from edgemtl.core.errors import DataError, UsageError
+from edgemtl.core.errors import DataError, UsageError, nearest
 from edgemtl.core.files import json_bytes, replacing
 from edgemtl.core.inspection import Certificate
 from edgemtl.core.plan import SharingPlan
@@ -46,6 +46,7 @@ from edgemtl.training.log import MetricsLog, Record
 from edgemtl.training.trainer import METRICS
 
 FORMAT = 1
+WEIGHTS = ("last", "best")
 _RESTORE = "Copy the run again from where it was trained, or train again."
 ENVIRONMENT, SAMPLES = "env.json", "samples.safetensors"
 _LOG = logging.getLogger(__name__)
@@ -167,9 +168,18 @@ class Run:
 
         Raises:
             DataError: there are no such weights, or they are damaged or of another network.
+            UsageError: they are neither the last nor the best.
         """
+        path = self._weights(weights)
+        if weights == "best" and self.finished and not path.is_file():
+            raise DataError(
+                path,
+                expected="the best weights",
+                found="none",
+                fix="Only training with data.holdout keeps them.",
+            )
         model = build_model(self.recipe)
-        _load(model, self._weights(weights))
+        _load(model, path)
         return model.eval()
 
     def weights_sha256(self, name: str) -> str:
@@ -178,6 +188,10 @@ class Run:
         return sha256(path) if path.is_file() else "no such file"
 
     def _weights(self, name: str) -> Path:
+        if name not in WEIGHTS:
+            raise UsageError(
+                "--weights", expected="last or best", found=f"`{name}`", fix=nearest(name, WEIGHTS)
+            )
         return self.path / "weights" / f"{name}.safetensors"
 
     def collapsed(self) -> CollapsedModel:

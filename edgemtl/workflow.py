@@ -79,12 +79,12 @@ def collapse(run: Run, *, weights: str = "last", evaluate: bool = True) -> Colla
             written.
         DataError: the run has no such weights, or its data are gone.
     """
+    dataset = _val(run) if evaluate else None
     sha256 = run.weights_sha256(weights)  # before they are read: training may go on meanwhile
     trained = run.trained(weights)
     collapsed = collapse_model(trained, run.size, run.samples.image)
     certificate = msgspec.structs.replace(collapsed.certificate, weights=weights, weights_sha256=sha256)
-    if evaluate:
-        dataset = run.recipe.data.dataset("val")
+    if dataset is not None:
         before = _scores(_eager(trained), run.recipe.tasks, dataset, run.recipe.training.batch)
         after = _scores(_eager(collapsed.model), run.recipe.tasks, dataset, run.recipe.training.batch)
         scores = {
@@ -98,7 +98,8 @@ def collapse(run: Run, *, weights: str = "last", evaluate: bool = True) -> Colla
 
 
 def export(run: Run, out: Path | None = None, spec: Export | None = None) -> tuple[Path, Manifest]:
-    """Export a collapsed run as a bundle: ``out``, or run/bundles/TARGET-PRECISION.
+    """Export a collapsed run as a bundle: ``out``, or run/bundles/TARGET-PRECISION, with the JetPack and DLA
+    where they are named. A bundle that stood there is replaced.
 
     Raises:
         DataError: the run was not collapsed, or has too few images to calibrate on.
@@ -110,6 +111,8 @@ def export(run: Run, out: Path | None = None, spec: Export | None = None) -> tup
     collapsed = run.collapsed()
     scores = collapsed.certificate.scores
     folder = out or run.path / "bundles" / spec.label
+    if (folder / MANIFEST).is_file():
+        _LOG.warning("%s: the bundle there, and what was built from it, is replaced", folder)
     manifest = write_bundle(
         collapsed,
         folder,
@@ -201,6 +204,14 @@ def check_data(recipe: Recipe, limit: int | None = None) -> Iterator[DataCheck]:
     open_splits(recipe)
     for split in recipe.data.splits:
         yield check(recipe.data.dataset(split), split, limit)
+
+
+def _val(run: Run) -> Dataset:
+    try:
+        return run.recipe.data.dataset("val")
+    except DataError as error:
+        fix = f"{error.fix} Or collapse with --no-evaluate."
+        raise DataError(error.where, expected=error.expected, found=error.found, fix=fix) from error
 
 
 def _illustrated(run: Run) -> Run:

@@ -78,7 +78,19 @@ def test_what_no_gate_could_judge_is_refused_before_it_is_measured(
 def test_a_runtime_is_chosen_by_name(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEMTL_RUNTIME", "tensorrt")
     assert "onnxruntime" in edgemtl("verify", "--runtime", "ort", cwd=chain).stdout
-    assert "Did you mean `ort`" in error_line(edgemtl("verify", "--runtime", "orr", cwd=chain, code=4))
+    assert "Did you mean `ort`" in error_line(edgemtl("verify", "--runtime", "orr", cwd=chain, code=2))
+    beside = edgemtl("evaluate", "runs/tiny", "--runtime", "ort", cwd=chain, code=2)
+    assert "expected a bundle to run with it" in error_line(beside)
+
+
+def test_what_was_measured_is_seen_even_where_it_cannot_be_written(chain: Path) -> None:
+    found = edgemtl("verify", "--out", "runs/tiny/recipe.yaml/report.json", cwd=chain, code=4)
+    assert "pass" in found.stdout
+    assert "a place to write" in error_line(found)
+
+
+def test_no_bundle_is_no_failed_verification(chain: Path) -> None:
+    assert "expected a bundle" in error_line(edgemtl("verify", "runs/nowhere", cwd=chain, code=5))
 
 
 def test_runs_are_compared_by_their_folders(chain: Path) -> None:

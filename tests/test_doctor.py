@@ -14,7 +14,7 @@ import pytest
 from edgemtl import doctor
 from edgemtl.cli import main
 from edgemtl.core.diagnosis import Finding
-from edgemtl.doctor import diagnose
+from edgemtl.doctor import _packages, diagnose
 from tests.bench.boards import BOARDS, NAMES, ORIN_NANO
 
 Usage = namedtuple("Usage", "total used free")
@@ -139,3 +139,15 @@ def test_only_what_is_broken_fails_the_command(
     out, err = capsys.readouterr()
     assert json.loads(out)["findings"]
     assert "doctor: expected nothing broken, found onnxruntime" in err
+
+
+def test_an_extra_has_the_packages_of_the_extras_in_it() -> None:
+    needs = [
+        "numpy>=1",
+        'onnxruntime>=1.20; extra == "ort"',
+        'edgemtl[ort]; extra == "desk"',
+        'torch<2.14,>=2.6; extra == "desk"',
+        'edgemtl[desk]; extra == "timm"',
+        'timm; extra == "timm"',
+    ]
+    assert _packages("timm", needs) == ["onnxruntime", "torch", "timm"]

@@ -82,8 +82,15 @@ def test_what_does_not_fit_is_refused_by_a_rehearsal_and_before_a_run_exists(
 
 def test_what_fits_rehearses_without_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    rehearse(tiny())
+    rehearse(tiny(), tmp_path / "new")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_rehearsal_minds_where_the_run_would_go(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    for out in tmp_path, tmp_path / "mine":
+        with pytest.raises(UsageError, match="--out: expected a folder that does not exist or is empty"):
+            rehearse(tiny(), out)
 
 
 def test_trainings_that_start_at_once_get_runs_of_their_own(

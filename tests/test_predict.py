@@ -38,8 +38,10 @@ def test_an_image_is_never_replaced_by_its_prediction(tmp_path: Path) -> None:
     before = photo.read_bytes()
     (tmp_path / "link").symlink_to(tmp_path)
     for out in (tmp_path, tmp_path / "link"):
-        with pytest.raises(UsageError, match=r"--out: expected a folder without the images, found .*photo"):
-            list(predict(TINY, [tmp_path], out))
+        for name in "photo.png", "photo.bmp":  # the second has a neighbor of that name
+            Image.new("RGB", (16, 12), "teal").save(tmp_path / name)
+            with pytest.raises(UsageError, match=r"--out: expected a folder without the images"):
+                list(predict(TINY, [tmp_path / name], out))
     assert photo.read_bytes() == before
 
 

@@ -81,6 +81,10 @@ def test_weights_that_are_named_are_those_of_the_checkpoint(run: Run, tmp_path: 
     assert workflow.evaluate(run.path, weights="last").network == "checkpoint"
     with pytest.raises(DataError, match=r"weights.best\.safetensors"):
         workflow.evaluate(run.path, weights="best")
+    with pytest.raises(DataError, match=r"Only training with data\.holdout keeps them"):
+        workflow.collapse(run, weights="best")
+    with pytest.raises(UsageError, match="--weights: expected last or best, found `bset`"):
+        workflow.collapse(run, weights="bset")
 
 
 @pytest.mark.parametrize(

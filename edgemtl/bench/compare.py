@@ -12,10 +12,9 @@ from edgemtl.core.report import EVALUATED_ON, ComparedRow, Comparison
 # What must be equal, by kind of report. Runtime and precision may differ: they are what one compares.
 ALIKE = {
     "bench": (
+        "settings.layout",  # the figures at the top are those of one
         "settings.threads",
         "settings.batch",
-        "settings.arena",
-        "settings.spinning",
         "device.machine",
         "device.cpu",
         "device.cores",
@@ -27,6 +26,8 @@ ALIKE = {
     "evaluate": EVALUATED_ON,
     "verify": ("manifest_sha256", "samples"),
 }
+# Besides, where both reports say: each runtime has settings of its own, and older reports said less.
+ALIKE_WHERE_SAID = ("settings.size", "settings.arena", "settings.spinning")
 ALIKE_VIDEO = ("settings.rates", "settings.keyframes")  # besides, for what a video costs
 
 
@@ -73,6 +74,8 @@ def require_alike(
         )
     relevant = ALIKE[document["kind"]] + (ALIKE_VIDEO if video else ())
     paths = tuple(path for path in relevant if _at(document, path) != _at(other, path))
+    both = [(path, {_at(document, path), _at(other, path)}) for path in ALIKE_WHERE_SAID]
+    paths += tuple(path for path, values in both if None not in values and len(values) > 1)
     if paths and not force:
         fix = "Measure both alike, or compare them all the same with --force."
         raise _unlike(name, _at(document, paths[0]), other_name, _at(other, paths[0]), paths[0], fix)

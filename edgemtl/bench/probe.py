@@ -34,7 +34,8 @@ class Request(msgspec.Struct, frozen=True):
 class Probe(msgspec.Struct, frozen=True):
     """What a probe found. ``load_ms`` includes checking the hashes of the bundle, not importing the runtime.
 
-    ``memory_mib`` is the peak of the resident set since the runtime was imported; None where unknown.
+    ``memory_mib`` is the peak of the resident set since the runtime was imported; None where unknown, as with
+    a runtime that computes on a GPU.
     """
 
     load_ms: float
@@ -70,7 +71,7 @@ def probe(request: Request) -> Probe:
 def run_probe(request: Request) -> Probe:
     """What the subprocess does."""
     folder = Path(request.folder)
-    load_runtime()
+    runtime = load_runtime()
     before_mib = _reset_peak_mib()
     start = perf_counter_ns()
     run = request.way.open(folder, read_manifest(folder), request.batch, request.threads, open_session)
@@ -80,7 +81,9 @@ def run_probe(request: Request) -> Probe:
     for _ in range(RUNS):
         run()
     peak_mib = _status_mib("VmHWM")
-    memory_mib = None if before_mib is None or peak_mib is None else peak_mib - before_mib
+    memory_mib = None
+    if runtime.resident and before_mib is not None and peak_mib is not None:
+        memory_mib = peak_mib - before_mib
     return Probe((loaded - start) / 1e6, (first - loaded) / 1e6, memory_mib)
 
 

@@ -97,6 +97,7 @@ def bench(folder: Path, settings: BenchSettings | None = None, *, root: Path = R
             "layout": layout,
             "threads": threads,
             "batch": batch,
+            "size": f"{manifest.input.height}x{manifest.input.width}",
             "duration_s": settings.duration_s,
             "repeats": settings.repeats,
             "warmup_ms": settings.warmup_ms,

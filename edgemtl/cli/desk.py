@@ -56,7 +56,7 @@ def train(
         changes = [*(overrides or []), *([f"training.devices={devices}"] if devices else [])]
         loaded = load(find_recipe(recipe), changes)
         if dry_run:
-            rehearse(loaded)
+            rehearse(loaded, out)
             show(workflow.inspect(recipe, changes), as_json=False)
             return
         run = workflow.train(loaded, out, twins=twins, observe=training_console)
@@ -66,13 +66,16 @@ def train(
 
 def evaluate(
     subject: Annotated[
-        Path | None, typer.Argument(metavar="RUN|BUNDLE", help="Default: the newest run.")
+        Path | None,
+        typer.Argument(
+            metavar="RUN|BUNDLE", help="Default: the newest run; with --rates or --keyframes, bundle."
+        ),
     ] = None,
     network: Annotated[
         str, typer.Option(help="checkpoint or collapsed. Default: collapsed, if the run is.")
     ] = "",
     weights: Annotated[
-        str, typer.Option(help="last or best: then the checkpoint is measured. Default: last.")
+        str, typer.Option(help="last or best (with data.holdout): of the checkpoint. Default: last.")
     ] = "",
     split: Annotated[str, typer.Option(help="A split of the run's data.")] = "val",
     baseline: Annotated[
@@ -94,6 +97,7 @@ def evaluate(
     from edgemtl.bench.device import Watch
     from edgemtl.bench.document import as_document
     from edgemtl.bench.gate import check_gates, judge, parse_gates
+    from edgemtl.core.bundle import MANIFEST
     from edgemtl.core.report import EvalReport
     from edgemtl.runtime.opening import choose
     from edgemtl.runtime.video import parse_keyframes
@@ -101,9 +105,17 @@ def evaluate(
     choose(runtime)
     gates, watch = parse_gates(minimum=minimum or (), maximum=maximum or ()), Watch()
     check_gates(gates, EvalReport)
+    subject = subject or chosen("bundle" if rates or keyframes else "run")
+    if runtime and not (subject / MANIFEST).is_file():
+        raise UsageError(
+            "--runtime",
+            expected="a bundle to run with it",
+            found=str(subject),
+            fix="Name a bundle of the run.",
+        )
     with watch.watching():
         found = workflow.evaluate(
-            subject or chosen("bundle" if rates or keyframes else "run"),
+            subject,
             network=network,
             split=split,
             baseline=baseline,
@@ -118,7 +130,7 @@ def evaluate(
 
 def collapse(
     run: RunPath = None,
-    weights: Annotated[str, typer.Option(help="last or best.")] = "last",
+    weights: Annotated[str, typer.Option(help="last, or best (with data.holdout).")] = "last",
     evaluate: Annotated[bool, typer.Option(help="Measure both networks on the val split.")] = True,
     as_json: Json = False,
 ) -> None:
@@ -132,7 +144,9 @@ def collapse(
 
 def export(
     run: RunPath = None,
-    out: Annotated[Path | None, typer.Option(help="Default: RUN/bundles/TARGET-PRECISION.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Default: RUN/bundles/TARGET-PRECISION; replaces a bundle.")
+    ] = None,
     target: Annotated[
         str, typer.Option(help="onnx (any runtime), desktop, jetson (all), jetson-orin-nano, -nx, ...")
     ] = "onnx",

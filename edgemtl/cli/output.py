@@ -17,22 +17,24 @@ if TYPE_CHECKING:
 
 
 def show(*reports: msgspec.Struct, as_json: bool, out: Path | None = None) -> None:
-    """Reports for a person, or as one JSON document for a script; the latter also into a file."""
+    """Reports for a person, or as one JSON document for a script; then the latter also into a file. What took
+    minutes to measure is seen even where it cannot be written.
+    """
     document = reports[0] if len(reports) == 1 else reports
     text = json_bytes(document)
+    if as_json:
+        typer.echo(text.decode(), nl=False)
+    else:
+        from rich.console import Console
+
+        from edgemtl.report.views import view
+
+        console = Console()
+        for report in reports:
+            console.print(view(report))
     if out is not None:
         with replacing(out) as draft:
             draft.write_bytes(text)
-    if as_json:
-        typer.echo(text.decode(), nl=False)
-        return
-    from rich.console import Console
-
-    from edgemtl.report.views import view
-
-    console = Console()
-    for report in reports:
-        console.print(view(report))
 
 
 def chosen(what: Literal["run", "bundle"]) -> Path:

@@ -1,4 +1,4 @@
-"""`edgemtl recipes` and `edgemtl data`: what ships, and whether a recipe and its data are sound."""
+"""`edgemtl recipes` and `edgemtl data`: what ships, what a recipe says, and what is in its data."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def recipes_cp(name: str, destination: Path) -> None:
 
 @recipes_app.command("check")
 def recipes_check(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Check a recipe and print it with every default written out."""
+    """Check names and values, and print all of them, defaults too; `train --dry-run` checks the rest."""
     from edgemtl.recipe import dump, load
     from edgemtl.run import build_model
 

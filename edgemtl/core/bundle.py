@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from edgemtl.core.errors import BundleError, UsageError
+from edgemtl.core.errors import BundleError, DataError, UsageError
 from edgemtl.core.files import json_bytes
 from edgemtl.core.plan import SharingPlan
 from edgemtl.core.report import MetricInfo
@@ -190,11 +190,12 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check a bundle: format, that every path stays inside, and every hash.
 
     Raises:
+        DataError: there is no bundle.
         BundleError: a file is missing, was changed, lies outside the bundle or is of another format.
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise BundleError(
+        raise DataError(
             folder, expected="a bundle with manifest.json", found="none", fix="Run `edgemtl export`."
         )
     try:

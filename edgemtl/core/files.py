@@ -41,17 +41,23 @@ def claim(path: Path) -> bool:
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, beside ``path``, that replaces it once the block has ended well.
 
-    Works for a file and for a folder. If the block fails, what it wrote is removed and ``path`` stays as it
-    was.
+    Works for a file, a folder, and what a link to one leads to. If the block fails, what it wrote is removed
+    and ``path`` stays as it was.
 
     Raises:
-        UsageError: ``path`` has no name of its own, as ``.``: a folder is not replaced from inside.
+        UsageError: ``path`` has no name of its own, as ``.``: a folder is not replaced from inside; or it is
+            a device or a pipe.
         SetupError: the disk is full, or the folder is not writable.
     """
     if not path.name:
         raise UsageError(
             path, expected="a file or folder by its name", found="none", fix="Name one, as in `./result`."
         )
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UsageError(
+            path, expected="a file or folder", found="a device or a pipe", fix="Name a file, or leave it out."
+        )
+    path = path.resolve() if path.is_symlink() else path
     # Always the same name, so that what a killed process left is taken over, not left behind.
     draft = path.with_name(f".{path.name}.part")
     try:

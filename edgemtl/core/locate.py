@@ -65,6 +65,10 @@ def find_recipe(name: str) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
+    if (Path(name) / _MARKERS["run"]).is_file():
+        raise UsageError(
+            name, expected="a recipe", found="a run", fix="To go on with it, `edgemtl train RUN --resume`."
+        )
     shipped = recipes()
     if name not in shipped:
         raise UsageError(

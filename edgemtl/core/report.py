@@ -1,4 +1,7 @@
-"""Reports: one schema for desktop and Jetson, with the unit in every name."""
+"""Reports: one schema wherever edgemtl runs, with the unit in every name.
+
+The scripts of a bundle, for boards where edgemtl is not installed, print smaller documents of their own.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True):
     ``images_per_s`` what follows from its mean, one batch after the other: no throughput of queued batches.
     ``compute_ms`` is the part of it that a GPU takes by its own events, without copies; None without a GPU.
     ``memory_mib`` is the peak of a process of its own that loads and runs it, less the same process before
-    it loads; None where the system does not tell.
+    it loads; None where the system does not tell, and with a runtime that holds memory of a GPU.
     """
 
     latency_ms: Stats

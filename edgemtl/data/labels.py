@@ -76,6 +76,13 @@ class ClassFiles(LabelFiles, frozen=True, kw_only=True, tag="classes"):
                 path, expected="indices that are stored exactly", found=path.suffix, fix="Save them as .png."
             )
         array = read(path)
+        if array.ndim == 3:
+            raise DataError(
+                path,
+                expected="an index for each pixel",
+                found=f"{array.shape[2]} channels, as of a colored picture",
+                fix="Save the indices of the classes, gray or with a palette.",
+            )
         check_shape(path, array, size, "its image")
         if array.dtype.kind != "f":
             array = array.astype(np.int64)  # unsigned has no -1

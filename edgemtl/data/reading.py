@@ -23,10 +23,15 @@ def names_in(folder: Path) -> dict[str, Path]:
     """The files of a folder that can be read, by their names without a suffix; 2 comes before 10.
 
     Raises:
-        DataError: two files differ in their suffix alone.
+        DataError: two files differ in their suffix alone, or the folder cannot be read.
     """
     found: dict[str, Path] = {}
-    paths = folder.iterdir() if folder.is_dir() else ()
+    try:
+        paths = list(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise DataError(
+            folder, expected="a folder to read", found=error.strerror or str(error), fix="Permit reading it."
+        ) from error
     for path in sorted(path for path in paths if path.suffix.lower() in SUFFIXES and path.name[0] != "."):
         if path.stem in found:
             raise DataError(

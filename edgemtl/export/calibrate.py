@@ -145,18 +145,17 @@ def _ends_and_means(observe: Observe) -> tuple[dict[str, Range], dict[str, Array
     for tensors in observe():
         images += len(next(iter(tensors.values())))
         for name, value in tensors.items():
+            if not np.isfinite(value).all():
+                raise GateError(
+                    f"calibration of {name}",
+                    expected="finite values",
+                    found="others",
+                    fix="If the images are sound, the trained network overflows on real images: train again.",
+                )
             low, high = ends.get(name, (np.inf, -np.inf))
             ends[name] = min(low, float(value.min())), max(high, float(value.max()))
             means = value.mean(axis=tuple(range(2, value.ndim)), dtype=np.float64)
             sums[name] = sums.get(name, np.float64(0)) + means.sum(axis=0)
-    for name, pair in ends.items():
-        if not np.isfinite(pair).all():
-            raise GateError(
-                f"calibration of {name}",
-                expected="finite values",
-                found=f"{pair[0]} to {pair[1]}",
-                fix="The trained network overflows on real images: train again.",
-            )
     return ends, {name: total / images for name, total in sums.items()}
 
 

@@ -60,13 +60,15 @@ def correct_bias(joined: ModelProto, parts: Collection[str], means: Mapping[str,
     """A copy whose biases make up for what rounding the weights of ``parts`` shifts, on average.
 
     b <- b - (W_rounded - W) E[x] (eq. 17), with the mean E[x] of each channel on the calibration images. A
-    convolution without a bias stays as it is.
+    convolution without a bias stays as it is, and so does one that is called twice, on other means.
     """
     copy = copied(joined)
-    values = constants(copy.graph)
+    values, target = constants(copy.graph), readers(copy.graph)
     changed = {}
     for node in copy.graph.node:
         if node.op_type == "Conv" and part_of(node) in parts and len(node.input) == 3:
+            if len(target[node.input[2]]) > 1:
+                continue
             weight, bias, mean = values[node.input[1]], values[node.input[2]], means[node.input[0]]
             rounded, scale = round_weight(weight)
             error = rounded * scale.reshape(-1, *[1] * (weight.ndim - 1)) - weight

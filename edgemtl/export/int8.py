@@ -65,6 +65,7 @@ def quantize(
     weights = constants(graph)
     nodes: list[NodeProto] = []
     paired: set[str] = set()
+    real: dict[str, str] = {}  # weights that were rounded, under the names of what makes them real again
     for node in graph.node:
         if part_of(node) in parts:
             for index, name in enumerate(node.input):
@@ -75,7 +76,11 @@ def quantize(
                         nodes += _pair(graph, name, name, f"{name}/dequantized", ranges, activations)
                         paired.add(name)
             if node.op_type == "Conv":
-                nodes.append(_quantize_weight(graph, node, weights[node.input[1]]))
+                weight = node.input[1]
+                if weight not in real:  # a layer may be called twice
+                    nodes.append(_quantize_weight(graph, weight, weights[weight]))
+                    real[weight] = nodes[-1].output[0]
+                node.input[1] = real[weight]
         nodes.append(node)
         for index, name in enumerate(node.output):
             if name in wanted and name in inside:
@@ -163,12 +168,10 @@ def _pair(
     ]
 
 
-def _quantize_weight(graph: GraphProto, conv: NodeProto, value: Array) -> NodeProto:
-    """Give a convolution its weight in int8, and the node that makes it real again."""
-    weight = conv.input[1]
+def _quantize_weight(graph: GraphProto, weight: str, value: Array) -> NodeProto:
+    """Put a weight into the graph in int8; the node that makes it real again."""
     rounded, scale = round_weight(value)
-    conv.input[1] = f"{weight}/dequantized"
     names = f"{weight}/quantized", f"{weight}/scale", f"{weight}/zero_point"
     values = rounded, scale, np.zeros(len(scale), np.int8)
     graph.initializer.extend(constant(name, value) for name, value in zip(names, values, strict=True))
-    return helper.make_node("DequantizeLinear", names, [conv.input[1]], name=f"{weight}/DQ", axis=0)
+    return helper.make_node("DequantizeLinear", names, [f"{weight}/dequantized"], name=f"{weight}/DQ", axis=0)

@@ -132,7 +132,7 @@ _OPTIONS = {
     "precision": _choice("--precision", *WRITTEN),
     "batch": _Option("--batch", "one number, or two with a comma", lambda _: "For example 1, or 1,8."),
     "opset": _Option(
-        "--opset", f"{min(OPSETS)} to {max(OPSETS)}", lambda _: "Leave it out to have the target's newest."
+        "--opset", f"{min(OPSETS)} to {max(OPSETS)}", lambda _: "Leave it out: then it fits the target."
     ),
     "calibration": _choice("--calibration", *get_args(Method)),
     "images": _Option("--calibration-images", "1 or more", lambda _: f"Take {Lowering().images}."),

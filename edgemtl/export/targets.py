@@ -210,7 +210,9 @@ def devices(target: str, jetpack: str = "") -> tuple[Device, ...]:
             "--jetpack",
             expected=f"a JetPack of {target}: {', '.join(known)}" if known else f"none: {target} has none",
             found=f"`{jetpack}`",
-            fix="Read the board's with `cat /etc/nv_tegra_release`, or leave it out to suit them all.",
+            fix="Read the board's with `cat /etc/nv_tegra_release`, or leave it out to suit them all."
+            if known
+            else "Name the board beside it, for example with --target jetson-orin-nano.",
         )
     return tuple(chosen)
 

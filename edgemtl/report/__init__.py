@@ -1,1 +1,1 @@
-"""Shows what was measured and predicted: tables, pictures, plots and one-file HTML."""
+"""Shows what was measured and predicted: tables, pictures and plots."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgemtl.core.bundle import InputInfo
+from edgemtl.core.bundle import MANIFEST, InputInfo
 from edgemtl.core.errors import DataError, SetupError
 
 Pixels = NDArray[np.float32]
@@ -26,22 +26,27 @@ def load_image(path: Path, info: InputInfo) -> Pixels:
         SetupError: pillow is not installed.
     """
     if not path.is_file():
-        raise DataError(path, expected="a picture", found="no such file", fix="Check the path.")
-    pixels = _read_npy(path) if path.suffix == ".npy" else _read_picture(path)
+        raise DataError(
+            path, expected="a picture, or first a bundle", found="no such file", fix="Check the path."
+        )
+    pixels = _read_npy(path) if path.suffix.lower() == ".npy" else _read_picture(path)
     if pixels.shape[:2] != (info.height, info.width):
         pixels = _resize(pixels, info.height, info.width)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
 
 
 def pictures_of(folder: Path) -> list[Path]:
-    """The pictures right in a folder, by their suffix, in the order of their names.
+    """The pictures right in a folder, by their suffix, in the order of their names. Hidden files are none.
 
     Raises:
-        DataError: it has none.
+        DataError: it has none, or is a bundle.
     """
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if (folder / MANIFEST).is_file():
+        raise DataError(folder, expected="pictures", found="a bundle", fix="Name the bundle first.")
+    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    found = [path for path in paths if path.suffix.lower() in SUFFIXES]
     if not found:
-        names = ", ".join(sorted(path.name for path in folder.iterdir())[:3])
+        names = ", ".join(path.name for path in paths[:3])
         raise DataError(
             folder,
             expected="pictures, or a bundle with manifest.json",
@@ -62,7 +67,9 @@ def _read_picture(path: Path) -> Pixels:
             if picture.mode.startswith(("I", "F")):
                 raise _not_rgb(path, f"one of mode {picture.mode}")
             upright = ImageOps.exif_transpose(picture).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # of a damaged file, pillow raises whatever its parsers do
         raise _not_rgb(path, str(error)) from error
     pixels: Pixels = np.asarray(upright).astype(np.float32) / np.float32(255)
     return pixels
@@ -70,8 +77,9 @@ def _read_picture(path: Path) -> Pixels:
 
 def _read_npy(path: Path) -> Pixels:
     try:
-        array: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as file:
+            array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    except Exception as error:  # as above, of numpy
         raise _not_rgb(path, str(error)) from error
     shape = array.shape
     if array.ndim == 3 and shape[2] != 3:

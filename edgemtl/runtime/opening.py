@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgemtl.core.bundle import ModelFile
-from edgemtl.core.errors import SetupError, nearest
+from edgemtl.core.errors import SetupError, UsageError, nearest
 from edgemtl.runtime.build import tensorrt
 from edgemtl.runtime.ort import OrtSession, onnxruntime
 from edgemtl.runtime.session import Session, SessionFactory
@@ -17,16 +17,19 @@ from edgemtl.runtime.trt import TrtSession
 
 
 class Runtime(NamedTuple):
-    """What opens a model file, and what imports the library that it needs."""
+    """What opens a model file, what imports the library that it needs, and whether all of its memory is that
+    of the process: of what a GPU holds a process shows nothing.
+    """
 
     open: SessionFactory
     load: Callable[[], object]
+    resident: bool
 
 
 RUNTIMES = {
-    "ort": Runtime(OrtSession, onnxruntime),
-    "tensorrt": Runtime(TrtSession, tensorrt),
-    "tensorrt-graph": Runtime(partial(TrtSession, cuda_graph=True), tensorrt),
+    "ort": Runtime(OrtSession, onnxruntime, resident=True),
+    "tensorrt": Runtime(TrtSession, tensorrt, resident=False),
+    "tensorrt-graph": Runtime(partial(TrtSession, cuda_graph=True), tensorrt, resident=False),
 }
 # A fact of the machine, so it stands in the environment: all verbs and the processes they start heed it.
 CHOICE = "EDGEMTL_RUNTIME"
@@ -56,26 +59,30 @@ def choose(runtime: str | None) -> None:
     """Let this process, and those that it starts, run bundles with ``runtime``; None leaves it as it is.
 
     Raises:
-        SetupError: there is no such runtime.
+        UsageError: there is no such runtime.
     """
-    if runtime is not None:
-        os.environ[CHOICE] = _checked("--runtime", runtime)
+    if runtime is None:
+        return
+    if runtime not in RUNTIMES:
+        fix = nearest(runtime, RUNTIMES)
+        raise UsageError("--runtime", expected="a runtime", found=f"`{runtime}`", fix=fix)
+    os.environ[CHOICE] = runtime
 
 
-def load_runtime() -> None:
-    """Import the library of the runtime that ``open_session`` takes, which costs memory and time of its own.
+def load_runtime() -> Runtime:
+    """The runtime that ``open_session`` takes, with its library imported, which costs memory and time of its
+    own.
 
     Raises:
         SetupError: there is no such runtime, or it is not installed.
     """
-    RUNTIMES[_choice()].load()
+    runtime = RUNTIMES[_choice()]
+    runtime.load()
+    return runtime
 
 
 def _choice() -> str:
-    return _checked(CHOICE, os.environ.get(CHOICE) or "ort")
-
-
-def _checked(where: str, choice: str) -> str:
+    choice = os.environ.get(CHOICE) or "ort"
     if choice not in RUNTIMES:
-        raise SetupError(where, expected="a runtime", found=f"`{choice}`", fix=nearest(choice, RUNTIMES))
+        raise SetupError(CHOICE, expected="a runtime", found=f"`{choice}`", fix=nearest(choice, RUNTIMES))
     return choice

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edgemtl.bench.compare import ALIKE, compare
+from edgemtl.bench.compare import ALIKE, ALIKE_WHERE_SAID, compare
 from edgemtl.bench.document import read_report
 from edgemtl.core.errors import DataError, UsageError
 
@@ -99,6 +99,21 @@ def test_what_one_compares_may_differ(tmp_path: Path) -> None:
     device = {"device": {**BENCH["device"], "runtime": "onnxruntime 9.9", "kernel": "Linux 9"}}
     paths = [write(tmp_path / "a.json"), write(tmp_path / "b.json", bundle="other", **device)]
     assert compare(paths).differences == ()
+
+
+@pytest.mark.parametrize("dotted", ALIKE_WHERE_SAID)
+def test_what_one_report_does_not_say_may_differ(tmp_path: Path, dotted: str) -> None:
+    """Each runtime has settings of its own."""
+    name = dotted.partition(".")[2]
+    here, there, silent = (
+        {"settings": {**BENCH["settings"], name: "here"}},
+        {"settings": {**BENCH["settings"], name: "there"}},
+        {"settings": {key: value for key, value in BENCH["settings"].items() if key != name}},
+    )
+    paths = [write(tmp_path / f"{n}.json", **changes) for n, changes in enumerate((here, silent, there))]
+    assert compare(paths[:2]).differences == ()
+    with pytest.raises(UsageError, match=rf"expected {dotted} here, .* found there"):
+        compare([paths[0], paths[2]])
 
 
 def test_the_third_report_counts_too(tmp_path: Path) -> None:

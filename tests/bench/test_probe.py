@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from edgemtl.bench.probe import Request, probe
+from edgemtl.bench.probe import Request, probe, run_probe
 from edgemtl.bench.way import Way
 from edgemtl.core.errors import SetupError
+from edgemtl.runtime.opening import RUNTIMES
 from tests.fixtures.places import TINY
 
 WAY = Way("split", ("segmentation", "depth", "normals"))
@@ -25,3 +26,9 @@ def test_a_process_of_its_own_tells_time_and_memory() -> None:
 def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"manifest\.json"):
         probe(Request(str(tmp_path), WAY, batch=1, threads=1))
+
+
+def test_memory_that_a_process_does_not_show_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setitem(RUNTIMES, "ort", RUNTIMES["ort"]._replace(resident=False))
+    assert run_probe(Request(str(TINY), WAY, batch=1, threads=1)).memory_mib is None

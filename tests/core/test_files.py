@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -61,6 +62,28 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
         draft.mkdir()
         (draft / "new").touch()
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["new"]
+
+
+def test_what_a_link_leads_to_is_replaced_and_the_link_stays(tmp_path: Path, kind: str) -> None:
+    target, link = tmp_path / "far" / "target", tmp_path / "link"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    for text in "first", "second":
+        with replacing(link) as draft:
+            if kind == "folder":
+                draft.mkdir()
+            (draft / "a" if kind == "folder" else draft).write_text(text)
+        assert link.is_symlink()
+        assert (target / "a" if kind == "folder" else target).read_text() == text
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_device_or_pipe_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in tmp_path / "pipe", Path("/dev/null"):
+        with pytest.raises(UsageError, match="found a device or a pipe"), replacing(path):
+            pytest.fail("it was opened")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_until_the_end_readers_see_the_old_one(tmp_path: Path, kind: str) -> None:

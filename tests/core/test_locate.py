@@ -78,3 +78,9 @@ def test_a_file_wins_over_a_recipe_that_ships(tmp_path: Path, monkeypatch: pytes
 def test_an_unknown_recipe_offers_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"nyuv2_compct: .* Did you mean `nyuv2_compact`\?"):
         find_recipe("nyuv2_compct")
+
+
+def test_a_run_is_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / "env.json").touch()
+    with pytest.raises(UsageError, match=r"found a run\. To go on with it, .* --resume"):
+        find_recipe(str(tmp_path))

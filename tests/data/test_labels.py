@@ -99,3 +99,9 @@ def test_an_image_is_turned_upright(tmp_path: Path) -> None:
 def test_a_depth_map_is_no_image(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"\[height, width, 3\], found \[4, 5\]"):
         load_image(saved(tmp_path / "a.png", np.full(SIZE, 2000, np.uint16)))
+
+
+def test_a_mask_in_colors_is_told_what_it_should_be(tmp_path: Path) -> None:
+    path = saved(tmp_path / "colors.png", np.zeros((*SIZE, 3), np.uint8))
+    with pytest.raises(DataError, match=r"expected an index for each pixel, found 3 channels.*palette"):
+        ClassFiles(names=NAMES).load(path, SIZE)

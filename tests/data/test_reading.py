@@ -60,3 +60,12 @@ def test_half_floats_become_floats_and_integers_stay(tmp_path: Path) -> None:
     for dtype, expected in ((np.float16, np.float32), (np.float64, np.float32), (np.uint16, np.uint16)):
         np.save(tmp_path / "a.npy", np.ones((2, 2), dtype))
         assert read(tmp_path / "a.npy").dtype == expected
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> None:  # root may read all
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(DataError, match="expected a folder to read, found Permission denied"):
+        names_in(tmp_path)

@@ -112,3 +112,11 @@ def test_a_network_that_overflows_is_refused(tensors: set[str]) -> None:
     set_constants(broken.graph, {name: value * 1e30 for name, value in weights.items()})
     with pytest.raises(GateError, match="overflows on real images"):
         calibrate(broken, tensors, images(1), "minmax")
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
+def test_an_image_that_is_not_finite_is_refused(method: Method, tensors: set[str]) -> None:
+    some = images(4)
+    some[2, 1, 3, 5] = np.nan
+    with pytest.raises(GateError, match="If the images are sound"):
+        calibrate(joined(), tensors, some, method)

@@ -12,8 +12,10 @@ import onnxruntime
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgemtl.export.calibrate import calibrate
+from edgemtl.export.equalize import correct_bias
 from edgemtl.export.graph import constants, extract
 from edgemtl.export.int8 import (
     Activations,
@@ -23,7 +25,7 @@ from edgemtl.export.int8 import (
     quantized_tensors,
     round_weight,
 )
-from tests.export.networks import images, joined, parts, run, run_in_turn
+from tests.export.networks import SIZE, images, joined, parts, run, run_in_turn
 
 SCHEMES: tuple[Activations, ...] = ("uint8", "int8")
 
@@ -138,3 +140,35 @@ def test_onnx_runtime_runs_every_convolution_in_integers(ranges: dict[str, Range
     convolutions = sum(node.op_type == "Conv" for node in joined().graph.node)
     assert kinds.count("QLinearConv") == convolutions
     assert kinds.count("Conv") == 0
+
+
+def called_twice() -> ModelProto:
+    """A convolution whose result it reads again, as a shared block does."""
+    nodes = [
+        helper.make_node(
+            "Conv", [reads, "trunk/w", "trunk/b"], [writes], name=f"trunk/{writes}", pads=[1] * 4
+        )
+        for reads, writes in (("image", "trunk/once"), ("trunk/once", "task"))
+    ]
+    random = np.random.default_rng(0)
+    values = {"trunk/w": random.normal(0, 0.3, (3, 3, 3, 3)), "trunk/b": random.normal(0, 1, 3)}
+    graph = helper.make_graph(
+        nodes,
+        "merged",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, *SIZE])],
+        [helper.make_tensor_value_info("task", TensorProto.FLOAT, [1, 3, *SIZE])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def test_a_layer_that_is_called_twice_is_rounded_once() -> None:
+    model = called_twice()
+    calibration = calibrate(model, quantized_tensors(model.graph, {"trunk"}, "int8"), images(4), "minmax")
+    corrected = correct_bias(model, {"trunk"}, calibration.means)
+    np.testing.assert_array_equal(constants(corrected.graph)["trunk/b"], constants(model.graph)["trunk/b"])
+    feeds = {"image": images(1)}
+    expected = run(model, feeds)["task"]
+    rounded = quantize(corrected, {"trunk"}, calibration.ranges, "int8")
+    found = run(rounded, feeds, optimize=False)["task"]
+    assert 0 < np.abs(found - expected).max() < 0.05 * np.abs(expected).max()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from edgemtl.core.bundle import InputInfo
 from edgemtl.core.errors import DataError, SetupError
-from edgemtl.runtime.images import load_image
+from edgemtl.runtime.images import load_image, pictures_of
 
 INFO = InputInfo(height=4, width=6, batch=(1, 1))
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
@@ -134,3 +134,37 @@ def test_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(SetupError, match=r"pip install 'edgemtl\[ort\]'"):
         load_image(tmp_path / "a.png", INFO)
+
+
+def test_whatever_a_parser_raises_is_an_error_of_the_data(tmp_path: Path) -> None:
+    jpeg = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0100] = 6, 12  # orientation and width
+    Image.fromarray(PIXELS).save(jpeg, format="JPEG", exif=exif)
+    broken = jpeg.getvalue().replace(b"\x01\x00\x00\x04", b"\x01\x00\x00\x02")  # the width as text
+    assert broken != jpeg.getvalue()
+    (tmp_path / "a.jpg").write_bytes(broken)
+    with pytest.raises(DataError, match=r"a\.jpg: expected an RGB picture"):
+        load_image(tmp_path / "a.jpg", INFO)
+
+
+def test_an_archive_is_no_array(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", image=PIXELS / 255)
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    with pytest.raises(DataError, match=r"a\.npy: expected an RGB picture"):
+        load_image(tmp_path / "a.npy", INFO)
+
+
+def test_a_suffix_may_be_in_capitals(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", PIXELS / 255)
+    (tmp_path / "a.npy").rename(tmp_path / "a.NPY")
+    assert load_image(tmp_path / "a.NPY", INFO).shape == (1, 3, 4, 6)
+
+
+def test_the_pictures_of_a_folder_are_not_its_hidden_files(tmp_path: Path) -> None:
+    for name in "b.png", "a.JPG", "._a.JPG", "notes.txt":  # the third is what a Mac leaves
+        (tmp_path / name).touch()
+    assert [path.name for path in pictures_of(tmp_path)] == ["a.JPG", "b.png"]
+    (tmp_path / "manifest.json").touch()
+    with pytest.raises(DataError, match=r"found a bundle\. Name the bundle first"):
+        pictures_of(tmp_path)

@@ -3,22 +3,22 @@
 
 ``end_to_end_ms``: one image at a time, from an array that enters to the arrays that leave.
 ``compute_ms``: the engines alone, by the events of the device, in the same runs.
-``throughput_images_per_s``: back to back, without waiting between images: each is copied from page-locked
+``throughput_images_per_s``: back to back in tens, without waiting in between: each is copied from page-locked
 memory, run and copied back on one stream. Not 1 / latency: do not mix them.
-Clocks and power mode are recorded and never set; ``power`` is what the board drew while it measured, by rail;
-``warnings`` name what slowed it down meanwhile.
+``load_ms``: to open the engines, TensorRT being imported and the device awake.
+Clocks and power mode are recorded and never set; ``power`` is what the board drew meanwhile, by rail, loading
+and warming up included; ``warnings`` name what slowed it down: events in between, alerts at both ends.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from time import perf_counter
 from typing import Any
 
 import numpy as np
-from board import Watch, print_facts
-from network import HERE, Network, read_manifest
+from board import Watch, print_facts, print_json
+from network import HERE, Network, open_device, read_manifest
 
 
 def main() -> int:
@@ -40,6 +40,7 @@ def main() -> int:
         "precision": manifest["precision"],
     }
     layouts = {}
+    open_device()
     with Watch() as watch:
         for layout in [options.layout] if options.layout else manifest["layouts"]:
             start = perf_counter()
@@ -49,7 +50,7 @@ def main() -> int:
             layouts[layout] = {"load_ms": load_ms, **found}
     facts.update(runtime=network.runtime, batch=batch, layouts=layouts, **watch.facts)
     if options.json:
-        print(json.dumps(facts, indent=2))
+        print_json(facts)
         return 0
     print(f"{facts['bundle']} on {facts['runtime']}, batch {batch}")
     print_facts(facts)

@@ -6,6 +6,7 @@ Needs Python 3.8 and no package.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -81,6 +82,12 @@ class Watch:
         self._meter.__exit__(*error)
         self.facts.update(device=device_facts(), clocks=running, power=self._meter.power())
         self.facts.update(warnings=warnings(self._before, slowdowns()))
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """One document; JSON has no word for what is not finite, so that is null."""
+    finite = json.loads(json.dumps(document), parse_constant=lambda name: None)
+    print(json.dumps(finite, indent=2, allow_nan=False))
 
 
 def print_facts(facts: dict[str, Any]) -> None:

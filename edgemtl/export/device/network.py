@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -112,6 +113,22 @@ class Cuda:
         return value.value
 
 
+@lru_cache(maxsize=None)
+def open_device() -> tuple[Any, Cuda]:
+    """TensorRT's module and the device, opened once for all networks of a process."""
+    try:
+        import tensorrt
+    except ImportError as error:
+        fail(
+            4,
+            "tensorrt",
+            "its Python module",
+            str(error),
+            "Use the system's python3, not a virtual environment.",
+        )
+    return tensorrt, Cuda()
+
+
 class Network:
     """The engines of a layout, opened for one batch. ``runtime`` names TensorRT's version."""
 
@@ -122,18 +139,8 @@ class Network:
         smallest, largest = manifest["input"]["batch"]
         if not smallest <= batch <= largest:
             fail(2, "--batch", f"{smallest}..{largest}", str(batch), "Export for another batch.")
-        try:
-            import tensorrt
-        except ImportError as error:
-            fail(
-                4,
-                "tensorrt",
-                "its Python module",
-                str(error),
-                "Use the system's python3, not a virtual environment.",
-            )
+        tensorrt, self.cuda = open_device()
         self.runtime = f"tensorrt {tensorrt.__version__}"
-        self.cuda = Cuda()
         self._arrays: dict[str, Any] = {}
         self._addresses: dict[str, int] = {}
         # A context needs its engine, an engine its runtime, and that its logger: all are kept.

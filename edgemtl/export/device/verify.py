@@ -8,11 +8,10 @@ Exits with 0 if all do, 3 if not, 4 if the device lacks something.
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 import numpy as np
-from board import Watch, print_facts
+from board import Watch, print_facts, print_json
 from network import HERE, Network, read_manifest
 
 
@@ -58,9 +57,7 @@ def main() -> int:
             "samples": len(image),
             **watch.facts,
         }
-        print(
-            json.dumps({**facts, "atol": atol, "rtol": rtol, "layouts": layouts, "passed": passed}, indent=2)
-        )
+        print_json({**facts, "atol": atol, "rtol": rtol, "layouts": layouts, "passed": passed})
     else:
         print(f"{manifest['name']} on {network.runtime}: atol {atol:g}, rtol {rtol:g}, {len(image)} samples")
         print_facts(watch.facts)

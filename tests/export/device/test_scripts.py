@@ -250,3 +250,10 @@ def test_the_scripts_are_python_3_8_and_need_no_more_than_a_board_has(name: str)
         for alias in node.names
     } | {(node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert roots - set(sys.stdlib_module_names) <= {"numpy", "tensorrt", "network", "board"}
+
+
+def test_a_document_is_json_whatever_was_found() -> None:
+    code = "from board import print_json; print_json({'a': [float('nan'), 1.5], 'b': {'c': float('inf')}})"
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+    printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    assert json.loads(printed.stdout, parse_constant=pytest.fail) == {"a": [None, 1.5], "b": {"c": None}}
