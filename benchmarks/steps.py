@@ -22,11 +22,11 @@ import torch
 from harness import Finding, Outcome, interleave, judge, main
 
 from edgemtl import recipe as recipes
+from edgemtl.build import build_model
 from edgemtl.core.malloc import keep_freed_memory
 from edgemtl.data import Batch
 from edgemtl.kernels import composed
 from edgemtl.recipe import Recipe
-from edgemtl.run import build_model
 from edgemtl.training.objective import Objective
 from edgemtl.training.steps import UPDATES, total
 

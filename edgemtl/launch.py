@@ -16,6 +16,7 @@ import numpy as np
 from lightning_fabric import Fabric
 from torch.multiprocessing.spawn import ProcessException
 
+from edgemtl.build import build_model
 from edgemtl.collapse import fold
 from edgemtl.core.errors import DataError, EdgemtlError, TrainingError, UsageError, nearest
 from edgemtl.core.files import claim, replacing
@@ -25,7 +26,7 @@ from edgemtl.data.base import Batch, Dataset
 from edgemtl.data.loader import steps_per_epoch
 from edgemtl.model import MultitaskModel, check_size
 from edgemtl.recipe import Recipe
-from edgemtl.run import Run, build_model, is_run
+from edgemtl.run import Run, is_run
 from edgemtl.tasks import Task
 from edgemtl.training.distill import Distiller
 from edgemtl.training.fabric import leave, make_fabric

@@ -16,7 +16,6 @@ twins/               a run for each task alone, of the same network
 
 from __future__ import annotations
 
-import logging
 import platform
 import sys
 from functools import cached_property
@@ -28,7 +27,7 @@ import safetensors
 import torch
 
 from edgemtl import __version__, recipe
-from edgemtl.backbones import load_weights
+from edgemtl.build import build_model
 from edgemtl.collapse import CollapsedModel, fold
 from edgemtl.core.bundle import sha256
 from edgemtl.core.errors import DataError, UsageError, nearest
@@ -49,7 +48,6 @@ FORMAT = 1
 WEIGHTS = ("last", "best")
 _RESTORE = "Copy the run again from where it was trained, or train again."
 ENVIRONMENT, SAMPLES = "env.json", "samples.safetensors"
-_LOG = logging.getLogger(__name__)
 _VERSIONED = ("torch", "numpy", "onnx", "onnxruntime", "lightning-fabric", "msgspec", "safetensors")
 
 
@@ -284,28 +282,6 @@ def read_evaluation(path: Path) -> EvalReport:
             found=str(error),
             fix="Evaluate, or train to the end, first.",
         ) from error
-
-
-def build_model(recipe: Recipe, *, pretrained: bool = False) -> MultitaskModel:
-    """The network that a recipe describes, initialized from its seed, or from ``backbone.weights`` besides.
-
-    Raises:
-        DataError: the pretrained weights are missing, damaged or of another network.
-    """
-    torch.manual_seed(recipe.seed)
-    stages = recipe.backbone.stages()
-    if pretrained and recipe.backbone.weights:
-        modules = {stage.name: stage.module for stage in stages}
-        loaded = load_weights(modules, Path(recipe.backbone.weights), recipe.backbone.stage_key)
-        _LOG.warning(
-            "%s: %d tensors filled; %d of the backbone are not in it; %d of it are not used",
-            recipe.backbone.weights,
-            len(loaded.filled),
-            len(loaded.unfilled),
-            len(loaded.unused),
-        )
-    plan = recipe.plan.build(tuple(recipe.tasks), tuple(stage.name for stage in stages))
-    return MultitaskModel(stages, recipe.tasks, plan, recipe.kernel)
 
 
 def environment() -> Environment:

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import torch
 
+from edgemtl.build import build_model
 from edgemtl.collapse import CollapsedModel
 from edgemtl.collapse import collapse as collapse_model
 from edgemtl.core.bundle import MANIFEST, Manifest, read_manifest
@@ -28,7 +29,7 @@ from edgemtl.kernels import composed
 from edgemtl.launch import OpenObserver, go_on, is_main_process, open_splits, start, train_into
 from edgemtl.material import material_of
 from edgemtl.recipe import Recipe, load
-from edgemtl.run import Run, build_model, is_finished, is_run, read_evaluation
+from edgemtl.run import Run, is_finished, is_run, read_evaluation
 from edgemtl.runtime.runner import BundleRunner
 from edgemtl.runtime.video import Keyframes
 from edgemtl.sequences import evaluate_video

@@ -41,16 +41,17 @@ ARROWS: dict[str, str] = {
     "inspection": "core backbones model collapse",
     "export": "core runtime backbones model collapse",
     "recipe": "core data tasks backbones kernels balancing training",
-    "run": "core tensors data backbones kernels model training collapse recipe",
+    "build": "backbones model recipe",
+    "run": "core tensors data kernels model training collapse build recipe",
     "illustrate": "core report run",
     "twins": "core kernels balancing recipe run",
-    "launch": "core data tasks model training collapse recipe run twins",
+    "launch": "core data tasks model training collapse build recipe run twins",
     "material": "core data export run training",
     "sequences": "core runtime data run training",
     "workflow": "core runtime data tasks kernels training"
-    " collapse inspection export recipe run illustrate launch twins material sequences",
+    " collapse inspection export build recipe run illustrate launch twins material sequences",
     # The command line; what it takes from the desk, it imports inside its commands.
-    "cli": "core runtime bench report predict doctor export recipe run launch workflow",
+    "cli": "core runtime bench report predict doctor export build recipe run launch workflow",
     "__main__": "cli",
 }
 EDGE = {"core", "runtime", "bench", "report", "predict", "doctor"}

@@ -10,12 +10,12 @@ torch = pytest.importorskip("torch")
 
 import msgspec
 
+from edgemtl.build import build_model
 from edgemtl.core.locate import recipes
 from edgemtl.data import Batch
 from edgemtl.data.loader import train_batches
 from edgemtl.launch import open_splits
 from edgemtl.recipe import Recipe, dump, load, parse
-from edgemtl.run import build_model
 from edgemtl.training.objective import Objective
 from edgemtl.training.steps import UPDATES
 

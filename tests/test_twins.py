@@ -14,11 +14,12 @@ import msgspec
 import safetensors.torch
 
 from edgemtl import workflow
+from edgemtl.build import build_model
 from edgemtl.core.errors import DataError
 from edgemtl.core.report import EvalReport
 from edgemtl.kernels import Plain
 from edgemtl.recipe import Recipe
-from edgemtl.run import Run, build_model
+from edgemtl.run import Run
 from edgemtl.training.trainer import Trainer
 from edgemtl.twins import TWINS, open_twins, twin_of
 from tests.tiny import tiny, two_tasks

@@ -253,7 +253,7 @@ def test_a_bundle_away_from_its_run_cannot_be_evaluated(run: Run, tmp_path: Path
 def test_pretrained_weights_are_where_training_starts(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    from edgemtl.run import build_model
+    from edgemtl.build import build_model
 
     stages = tiny().backbone.stages()
     values = {

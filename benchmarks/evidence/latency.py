@@ -105,11 +105,11 @@ def _export(grid: Grid, cell: str, bundle: Path) -> None:
     # What exports loads PyTorch, which reading latencies should not.
     import torch
 
+    from edgemtl.build import build_model
     from edgemtl.collapse import collapse
     from edgemtl.core.locate import find_recipe
     from edgemtl.export import Export, write_bundle
     from edgemtl.recipe import load
-    from edgemtl.run import build_model
 
     recipe = load(find_recipe(grid.recipe), [*grid.common, *grid.cells[cell].overrides])
     size = recipe.data.image_size

@@ -42,8 +42,8 @@ def recipes_cp(name: str, destination: Path) -> None:
 @recipes_app.command("check")
 def recipes_check(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Check names and values, and print all of them, defaults too; `train --dry-run` checks the rest."""
+    from edgemtl.build import build_model
     from edgemtl.recipe import dump, load
-    from edgemtl.run import build_model
 
     loaded = load(find_recipe(recipe), overrides or ())
     build_model(loaded)

@@ -11,12 +11,13 @@ torch = pytest.importorskip("torch")
 from edgemtl import workflow
 from edgemtl.backbones import chain
 from edgemtl.balancing import Fixed
+from edgemtl.build import build_model
 from edgemtl.collapse import fold
 from edgemtl.core.errors import DataError, UsageError
 from edgemtl.data import Batch
 from edgemtl.kernels import Factorized, Plain, factors, parametrized
 from edgemtl.model import MultitaskModel
-from edgemtl.run import Run, build_model
+from edgemtl.run import Run
 from edgemtl.training.distill import Distill, Distiller
 from edgemtl.training.objective import Objective
 from edgemtl.training.steps import UPDATES
