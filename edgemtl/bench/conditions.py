@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from edgemtl.bench import nvml
@@ -23,24 +24,36 @@ EVENTS = {
 def read_conditions(root: Path = ROOT) -> Conditions:
     """How the machine is right now."""
     clocks = {**_cpu_clocks(root), **_gpu_clocks(root), **_memory_clock(root)}
-    temperatures_c, throttling = dict(_temperatures_c(root)), list(_alerts(root))
+    temperatures_c = dict(_temperatures_c(root))
     for gpu in nvml.gpus(root):
         clocks |= gpu.clocks()
         temperature_c = gpu.temperature_c()
         if temperature_c is not None:
             temperatures_c[gpu.label] = temperature_c
-        throttling += (f"{gpu.label} {reason}" for reason in gpu.throttling())
     return Conditions(
         clocks=clocks,
         temperatures_c=temperatures_c,
-        throttling=tuple(throttling),
+        throttling=tuple(name for tell in alerts(root) for name in tell()),
         throttle_events=dict(_events(root)),
     )
 
 
-def warnings(before: Conditions, after: Conditions) -> tuple[str, ...]:
+def alerts(root: Path = ROOT) -> list[Callable[[], Iterable[str]]]:
+    """All that tells of this machine what throttles it right now: the throttle alerts of a Jetson, and NVML.
+
+    Other cooling devices tell no throttling: a fan, or a frequency that the power mode caps.
+    """
+    found: list[Callable[[], Iterable[str]]] = []
+    for device in numbered(root / "sys/class/thermal", "cooling_device*"):
+        name = text(device / "type") or ""
+        if name.endswith("-throttle-alert"):
+            found.append(partial(_alert, name.removesuffix("-throttle-alert"), device / "cur_state"))
+    return found + [partial(_reasons, gpu) for gpu in nvml.gpus(root)]
+
+
+def warnings(before: Conditions, after: Conditions, meanwhile: Iterable[str] = ()) -> tuple[str, ...]:
     """What speaks against figures that were measured in between: that the machine was throttling."""
-    active = dict.fromkeys((*before.throttling, *after.throttling))  # an ordered set
+    active = dict.fromkeys((*before.throttling, *meanwhile, *after.throttling))  # an ordered set
     known = before.throttle_events
     counted = {name: count - known.get(name, 0) for name, count in after.throttle_events.items()}
     return (
@@ -93,13 +106,12 @@ def _temperatures_c(root: Path) -> Iterator[tuple[str, float]]:
             yield "k10temp", value
 
 
-def _alerts(root: Path) -> Iterator[str]:
-    """The throttle alerts of a Jetson that are on. Other cooling devices tell no throttling: a fan, or a
-    frequency that the power mode caps."""
-    for device in numbered(root / "sys/class/thermal", "cooling_device*"):
-        name = text(device / "type") or ""
-        if name.endswith("-throttle-alert") and number(device / "cur_state"):
-            yield name.removesuffix("-throttle-alert")
+def _alert(name: str, state: Path) -> Iterable[str]:
+    return (name,) if number(state) else ()
+
+
+def _reasons(gpu: nvml.Gpu) -> Iterable[str]:
+    return (f"{gpu.label} {reason}" for reason in gpu.throttling())
 
 
 def _events(root: Path) -> Iterator[tuple[str, int]]:

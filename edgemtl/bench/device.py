@@ -9,14 +9,15 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import msgspec
 
 from edgemtl.bench import nvml
-from edgemtl.bench.conditions import read_conditions, warnings
+from edgemtl.bench.conditions import alerts, read_conditions, warnings
 from edgemtl.bench.power import PowerMeter
+from edgemtl.bench.sampling import sampling
 from edgemtl.bench.sysfs import ROOT, field, text
 from edgemtl.core.device import Device
 from edgemtl.runtime.session import available_cores
@@ -50,14 +51,18 @@ class Watch:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Conditions before and after, power meanwhile."""
-        meter = PowerMeter(self._root)
+        """Conditions before and after, power and what throttles meanwhile."""
+        meter, tellers, seen = PowerMeter(self._root), alerts(self._root), dict[str, None]()  # an ordered set
+
+        def look() -> None:
+            seen.update(dict.fromkeys(name for tell in tellers for name in tell()))
+
         before = read_conditions(self._root)
-        with meter.running():
+        with meter.running(), sampling(look) if tellers else nullcontext():
             yield
         after = read_conditions(self._root)
         self.device = msgspec.structs.replace(
-            self.device, before=before, after=after, power=meter.power, warnings=warnings(before, after)
+            self.device, before=before, after=after, power=meter.power, warnings=warnings(before, after, seen)
         )
 
 

@@ -11,16 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from threading import Event, Thread
 from typing import NamedTuple
 
 from edgemtl.bench import nvml
+from edgemtl.bench.sampling import INTERVAL_S, sampling
 from edgemtl.bench.sysfs import ROOT, number, numbered, text
 from edgemtl.core.device import Power, Rail
 
 # Of Orin Nano, Orin NX and Xavier NX, and of the first Nano. AGX Orin and Thor name no rail of the whole.
 TOTALS = ("VDD_IN", "POM_5V_IN")
-INTERVAL_S = 0.2  # a read over I2C takes a millisecond of one core: half a percent
 
 
 class Monitor(NamedTuple):
@@ -51,14 +50,8 @@ class PowerMeter:
         if not self._monitors:
             yield
             return
-        done = Event()
-        thread = Thread(target=self._sample, args=(done,), daemon=True)
-        thread.start()
-        try:
+        with sampling(self._sample, self._interval_s):
             yield
-        finally:
-            done.set()
-            thread.join()
 
     @property
     def power(self) -> Power | None:
@@ -72,14 +65,11 @@ class PowerMeter:
         total = next((name for name in TOTALS if name in rails), None)
         return Power(rails[total].mean_w if total else None, total, rails) if rails else None
 
-    def _sample(self, done: Event) -> None:
-        while True:
-            for monitor, samples_w in zip(self._monitors, self._samples_w, strict=True):
-                watts = monitor.watts()
-                if watts is not None:
-                    samples_w.append(watts)
-            if done.wait(self._interval_s):
-                return
+    def _sample(self) -> None:
+        for monitor, samples_w in zip(self._monitors, self._samples_w, strict=True):
+            watts = monitor.watts()
+            if watts is not None:
+                samples_w.append(watts)
 
 
 def _hwmon(folder: Path) -> Iterator[Monitor]:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from time import sleep
 
 import msgspec
 import pytest
 
 from edgemtl.bench.device import Watch, device_facts
+from edgemtl.bench.sampling import INTERVAL_S
 from edgemtl.core.device import Device
 from tests.bench.boards import BOARDS, NAMES, ORIN_NANO
 
@@ -52,3 +55,19 @@ def test_a_watched_board_has_the_whole_story(name: str) -> None:
     assert device.before == device.after
     assert bool(device.warnings) == (name == "orin-nano-throttling")
     assert msgspec.json.decode(msgspec.json.encode(device), type=Device) == device
+
+
+def test_throttling_that_is_over_at_the_end_is_a_warning(tmp_path: Path) -> None:
+    shutil.copytree(ORIN_NANO, tmp_path, dirs_exist_ok=True)
+    alert = next(
+        path.with_name("cur_state")
+        for path in tmp_path.glob("sys/class/thermal/cooling_device*/type")
+        if path.read_text().strip().endswith("-throttle-alert")
+    )
+    watch = Watch(tmp_path)
+    with watch.watching():
+        alert.write_text("1")
+        sleep(3 * INTERVAL_S)
+        alert.write_text("0")
+    assert watch.device.before == watch.device.after
+    assert [warning.partition(":")[0] for warning in watch.device.warnings] == ["throttling"]

@@ -7,7 +7,7 @@
 memory, run and copied back on one stream. Not 1 / latency: do not mix them.
 ``load_ms``: to open the engines, TensorRT being imported and the device awake.
 Clocks and power mode are recorded and never set; ``power`` is what the board drew meanwhile, by rail, loading
-and warming up included; ``warnings`` name what slowed it down: events in between, alerts at both ends.
+and warming up included; ``warnings`` name what slowed it down meanwhile.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import subprocess
 import threading
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 ROOT = Path(os.environ.get("EDGEMTL_ROOT") or "/")  # tests put a tree of a board's files here
 # What a Jetson counts, in the words of NVIDIA's Jetson Linux guide.
@@ -59,9 +59,12 @@ def slowdowns() -> dict[str, int]:
     return found
 
 
-def warnings(before: dict[str, int], after: dict[str, int]) -> list[str]:
-    """What speaks against figures that were measured between two ``slowdowns``."""
-    alerts = [name for name in after if name.endswith("-alert") and (before.get(name) or after[name])]
+def warnings(
+    before: dict[str, int], after: dict[str, int], meanwhile: Iterable[dict[str, int]] = ()
+) -> list[str]:
+    """What speaks against figures that were measured between two ``slowdowns``, with others in between."""
+    seen = [before, after, *meanwhile]
+    alerts = [name for name in after if name.endswith("-alert") and any(one.get(name) for one in seen)]
     counted = [name for name in after if name not in alerts and after[name] > before.get(name, 0)]
     return [f"throttling: {name}" for name in alerts + counted]
 
@@ -71,17 +74,17 @@ class Watch:
 
     def __init__(self) -> None:
         self.facts: dict[str, Any] = {}
-        self._before, self._meter = slowdowns(), PowerMeter()
+        self._before, self._sampler = slowdowns(), Sampler()
 
     def __enter__(self) -> Watch:
-        self._meter.__enter__()
+        self._sampler.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         running = clocks()  # before they fall again
-        self._meter.__exit__(*error)
-        self.facts.update(device=device_facts(), clocks=running, power=self._meter.power())
-        self.facts.update(warnings=warnings(self._before, slowdowns()))
+        self._sampler.__exit__(*error)
+        self.facts.update(device=device_facts(), clocks=running, power=self._sampler.power())
+        self.facts.update(warnings=warnings(self._before, slowdowns(), self._sampler.slowdowns))
 
 
 def print_json(document: dict[str, Any]) -> None:
@@ -102,10 +105,13 @@ def print_facts(facts: dict[str, Any]) -> None:
         print(f"  WARNING: {warning}")
 
 
-class PowerMeter:
-    """Samples every rail that the board's monitors name while the block runs, in a thread of its own."""
+class Sampler:
+    """Samples every rail that the board's monitors name, and what slows it down, while the block runs, in a
+    thread of its own.
+    """
 
     def __init__(self) -> None:
+        self.slowdowns: list[dict[str, int]] = []
         self._rails: dict[str, Callable[[], float | None]] = {}
         for name, watts in _rails():
             self._rails[name if name not in self._rails else f"{name} #{len(self._rails)}"] = watts
@@ -113,7 +119,7 @@ class PowerMeter:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
-    def __enter__(self) -> PowerMeter:
+    def __enter__(self) -> Sampler:
         self._thread.start()
         return self
 
@@ -134,11 +140,12 @@ class PowerMeter:
         return {"total_w": rails[total]["mean_w"] if total else None, "total": total, "rails": rails}
 
     def _sample(self) -> None:
-        while self._rails:
+        while True:
             for name, watts in self._rails.items():
                 value = watts()
                 if value is not None:
                     self._samples_w[name].append(value)
+            self.slowdowns.append(slowdowns())
             if self._done.wait(INTERVAL_S):
                 return
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -170,6 +171,12 @@ def test_events_that_come_while_it_measures_are_warned_of(monkeypatch: pytest.Mo
     assert board.warnings(before, before) == []
     after = {**before, "under-voltage": before["under-voltage"] + 1}
     assert board.warnings(before, after) == ["throttling: under-voltage"]
+    with board.Watch() as watch:
+        alert = {**before, "gpu-throttle-alert": 1}
+        monkeypatch.setattr(board, "slowdowns", lambda: alert)
+        time.sleep(3 * board.INTERVAL_S)
+        monkeypatch.setattr(board, "slowdowns", lambda: before)
+    assert watch.facts["warnings"] == ["throttling: gpu-throttle-alert"]
 
 
 @pytest.mark.parametrize("name", ["agx-orin", "agx-thor", "orin-nano", "orin-nano-throttling"])
@@ -184,7 +191,7 @@ def test_clocks_and_power_are_what_edgemtl_bench_reads(name: str, monkeypatch: p
     assert clocks.items() <= board.clocks().items()
     assert board.device_facts()["hottest_c"] == max(conditions.temperatures_c.values())
     meter = PowerMeter(RECORDED / name)
-    with meter.running(), board.PowerMeter() as alone:
+    with meter.running(), board.Sampler() as alone:
         pass
     expected = json.loads(json_bytes(meter.power))
     for rail in expected["rails"].values() if expected else ():
