@@ -3,7 +3,8 @@ same."""
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from edgemtl.core.inspection import Agreement, Certificate, Skipped
 from edgemtl.folding import fold_layers
 from edgemtl.kernels import composed_state
 from edgemtl.model import MultitaskModel, macs_of, parameters_of
+from edgemtl.modes import evaluating
 
 
 @dataclass(frozen=True)
@@ -34,21 +36,20 @@ def collapse(model: MultitaskModel, size: tuple[int, int], images: Tensor | None
     Raises:
         GateError: the collapsed network does not compute the same.
     """
-    model = copy.deepcopy(model).eval().double()
     probes = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     probes = probes if images is None else torch.cat([probes, images])
-    plain, unfolded = fold(model)
-    exact, folded = _predict(model, probes.double()), _predict(plain, probes.double())
-    model.float()
-    plain.float()
-    rounded, found = _predict(model, probes), _predict(plain, probes)
+    with _borrowed(model):
+        plain, unfolded = fold(model.double())
+        exact, folded = _predict(model, probes.double()), _predict(plain, probes.double())
+        rounded, found = _predict(model.float(), probes), _predict(plain.float(), probes)
+        macs = macs_of(model, probes[:1]), macs_of(plain, probes[:1])
     certificate = Certificate(
         fp64=_agreements(exact, folded),
         fp32=_agreements(rounded, found),
         noise={task: agreement.relative for task, agreement in _agreements(exact, rounded).items()},
         size=size,
         parameters=(parameters_of(model), parameters_of(plain)),
-        macs=(macs_of(model, probes[:1]), macs_of(plain, probes[:1])),
+        macs=macs,
         unfolded=unfolded,
     )
     certificate.check()
@@ -63,8 +64,7 @@ def fold(model: MultitaskModel) -> tuple[MultitaskModel, tuple[Skipped, ...]]:
     """
     plain = MultitaskModel(model.blueprint, model.tasks, model.plan)
     state = composed_state(model)
-    plain.to(next(value.dtype for value in state.values() if value.is_floating_point()))
-    plain.load_state_dict(state)
+    plain.to(_dtype(state)).load_state_dict(state)
     plain.eval().requires_grad_(False)
     unfolded: list[Skipped] = []
     for segment in plain.tree:
@@ -75,6 +75,21 @@ def fold(model: MultitaskModel) -> tuple[MultitaskModel, tuple[Skipped, ...]]:
     for head in plain.heads.children():
         head.convs, _ = fold_layers(head.get_submodule("convs"))
     return plain, tuple(unfolded)
+
+
+@contextmanager
+def _borrowed(model: MultitaskModel) -> Iterator[None]:
+    """Within the block a model is in eval mode and may change its precision; then it is as it was."""
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    try:
+        with evaluating(model):
+            yield
+    finally:
+        model.to(_dtype(state)).load_state_dict(state)
+
+
+def _dtype(state: Mapping[str, Tensor]) -> torch.dtype:
+    return next(value.dtype for value in state.values() if value.is_floating_point())
 
 
 def _predict(model: MultitaskModel, images: Tensor) -> dict[str, Tensor]:

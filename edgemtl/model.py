@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -17,6 +16,7 @@ from edgemtl.core.errors import UsageError, nearest
 from edgemtl.core.inspection import Skipped
 from edgemtl.core.plan import Segment, SharingPlan
 from edgemtl.kernels import KernelMethod, Plain, layers_of, overparameterize
+from edgemtl.modes import evaluating
 from edgemtl.tasks.base import Task
 
 Features = dict[str, Tensor]
@@ -137,18 +137,6 @@ def check_size(model: MultitaskModel, size: tuple[int, int]) -> None:
             found=str(error).partition("\n")[0],
             fix="Use larger images, or a backbone of fewer stages.",
         ) from error
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within the block a model is in eval mode; then each of its modules is in the mode that it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def parameters_of(model: nn.Module) -> int:

@@ -27,8 +27,8 @@ def predict(
     arrays). A folder among ``images`` stands for the pictures in it.
 
     Raises:
-        UsageError: there is no image, two have the same name, ``out`` is the folder of one, or there is no
-            such task.
+        UsageError: there is no image, two have the same name, ``out`` is the folder of one or leads there,
+            or there is no such task.
         DataError: an image cannot be read, or a folder has none.
         BundleError: the bundle is damaged.
         SetupError: ``out`` cannot be written, or the runtime is missing.
@@ -42,7 +42,10 @@ def predict(
             raise UsageError(
                 "images", expected="names that differ", found=f"`{name}` twice", fix="Run them one by one."
             )
-    if out.resolve() in {path.resolve().parent for path in images}:  # a picture there may be of that name
+    # A picture there may be of that name; and what is written goes through links.
+    near = {folder for path in images for folder in (path.resolve().parent, path.parent.resolve())}
+    written = {(out / f"{name}{suffix}").resolve() for name in names for suffix in (".png", ".npz")}
+    if out.resolve() in near or not written.isdisjoint(path.resolve() for path in images):
         raise UsageError(
             "--out", expected="a folder without the images", found=str(out), fix="Name another folder."
         )

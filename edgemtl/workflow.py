@@ -149,7 +149,7 @@ def evaluate(
 
     Raises:
         DataError: the subject, its data or the baseline are missing or damaged.
-        BundleError: what rates are for is no bundle.
+        BundleError: a bundle is damaged.
         GateError: a metric is not finite.
         UsageError: there is no such network, a video cannot be run so, or something else is named that would
             not be used.

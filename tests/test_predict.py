@@ -63,3 +63,15 @@ def test_only_the_tasks_that_are_asked_for_are_written(image: Path, tmp_path: Pa
     (path,) = predict(TINY, [image], tmp_path / "out", tasks=["depth"])
     assert path == tmp_path / "out" / "room.png"
     assert set(np.load(path.with_suffix(".npz"))) == {"depth"}
+
+
+def test_a_photo_is_not_replaced_through_a_link(image: Path, tmp_path: Path) -> None:
+    before = image.read_bytes()
+    for folder, name in (("album", image.name), ("out", f"{image.stem}.npz")):
+        (tmp_path / folder).mkdir()
+        link = tmp_path / folder / name
+        link.symlink_to(image)
+        given = link if folder == "album" else image
+        with pytest.raises(UsageError, match=r"--out: expected a folder without the images"):
+            list(predict(TINY, [given], tmp_path / folder))
+    assert image.read_bytes() == before

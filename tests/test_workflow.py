@@ -289,3 +289,13 @@ def test_check_data_tells_of_every_split() -> None:
     found = list(workflow.check_data(tiny(), limit=2))
     assert [check.images for check in found] == [2, 2, 2]
     assert set(found[0].labels) == {"segmentation", "depth", "normals"}
+
+
+def test_a_network_that_an_older_edgemtl_collapsed_is_to_be_collapsed_again(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "old")
+    path = tmp_path / "old" / "collapsed" / "certificate.json"
+    certificate = json.loads(path.read_text())
+    del certificate["weights"], certificate["weights_sha256"]
+    path.write_text(json.dumps(certificate))
+    with pytest.raises(DataError, match=r"older edgemtl.*edgemtl collapse"):
+        workflow.export(Run.open(tmp_path / "old"), tmp_path / "bundle")

@@ -7,6 +7,7 @@ exit code of its kind.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import resource
 import shutil
@@ -77,7 +78,10 @@ def main() -> None:
 def execute(order: Order) -> Finished:
     """Make a run, or the rest of one that was killed."""
     recipe = order.resolved()
-    emulated = recipe.training.precision == "bf16" and not (torch.cuda.is_available() or native())
+    one = recipe.training.devices * recipe.training.nodes == 1  # other processes would not be emulated
+    emulated = recipe.training.precision == "bf16" and one and not (torch.cuda.is_available() or native())
+    if emulated:
+        logging.getLogger("edgemtl.training.fabric").setLevel(logging.ERROR)  # it warns of slow bf16
     with RoundedConvolutions() if emulated else nullcontext():
         run = trained(recipe, Path(order.folder))
     # Before anything else can raise the peaks.

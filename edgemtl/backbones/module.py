@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from torch import nn
 
 from edgemtl.backbones.base import IMAGE, Backbone, Stage
 from edgemtl.core.errors import UsageError, nearest
+from edgemtl.modes import evaluating
 
 _PROBE_SIZE = 64
 
@@ -79,8 +79,8 @@ def chain(**modules: nn.Module) -> tuple[Stage, ...]:
     stages: list[Stage] = []
     feature = torch.zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE)
     for name, module in modules.items():
-        with torch.no_grad():
-            feature = copy.deepcopy(module).eval()(feature)
+        with torch.no_grad(), evaluating(module):
+            feature = module(feature)
         if not isinstance(feature, torch.Tensor) or feature.ndim != 4:
             raise UsageError(
                 f"backbone stage {name}",

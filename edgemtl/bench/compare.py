@@ -74,8 +74,8 @@ def require_alike(
         )
     relevant = ALIKE[document["kind"]] + (ALIKE_VIDEO if video else ())
     paths = tuple(path for path in relevant if _at(document, path) != _at(other, path))
-    both = [(path, {_at(document, path), _at(other, path)}) for path in ALIKE_WHERE_SAID]
-    paths += tuple(path for path, values in both if None not in values and len(values) > 1)
+    said = ((path, _at(document, path), _at(other, path)) for path in ALIKE_WHERE_SAID)
+    paths += tuple(path for path, a, b in said if a is not None and b is not None and a != b)
     if paths and not force:
         fix = "Measure both alike, or compare them all the same with --force."
         raise _unlike(name, _at(document, paths[0]), other_name, _at(other, paths[0]), paths[0], fix)

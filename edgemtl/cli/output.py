@@ -18,23 +18,25 @@ if TYPE_CHECKING:
 
 def show(*reports: msgspec.Struct, as_json: bool, out: Path | None = None) -> None:
     """Reports for a person, or as one JSON document for a script; then the latter also into a file. What took
-    minutes to measure is seen even where it cannot be written.
+    minutes to measure is seen even where it cannot be written, and written even where nobody reads on.
     """
     document = reports[0] if len(reports) == 1 else reports
     text = json_bytes(document)
-    if as_json:
-        typer.echo(text.decode(), nl=False)
-    else:
-        from rich.console import Console
+    try:
+        if as_json:
+            typer.echo(text.decode(), nl=False)
+        else:
+            from rich.console import Console
 
-        from edgemtl.report.views import view
+            from edgemtl.report.views import view
 
-        console = Console()
-        for report in reports:
-            console.print(view(report))
-    if out is not None:
-        with replacing(out) as draft:
-            draft.write_bytes(text)
+            console = Console()
+            for report in reports:
+                console.print(view(report))
+    finally:
+        if out is not None:
+            with replacing(out) as draft:
+                draft.write_bytes(text)
 
 
 def chosen(what: Literal["run", "bundle"]) -> Path:

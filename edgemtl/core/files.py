@@ -53,11 +53,7 @@ def replacing(path: Path) -> Iterator[Path]:
         raise UsageError(
             path, expected="a file or folder by its name", found="none", fix="Name one, as in `./result`."
         )
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise UsageError(
-            path, expected="a file or folder", found="a device or a pipe", fix="Name a file, or leave it out."
-        )
-    path = path.resolve() if path.is_symlink() else path
+    path = _destination(path)
     # Always the same name, so that what a killed process left is taken over, not left behind.
     draft = path.with_name(f".{path.name}.part")
     try:
@@ -79,12 +75,24 @@ def replacing(path: Path) -> Iterator[Path]:
         raise _unwritable(path, error) from error
 
 
-def _unwritable(path: Path, error: OSError) -> SetupError:
-    found = error.strerror or str(error)
+def _destination(path: Path) -> Path:
+    """Where a path leads, if it is a link."""
+    try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UsageError(
+                path, expected="a file or folder", found="a device or a pipe", fix="Name a file."
+            )
+        return path.resolve() if path.is_symlink() else path
+    except (OSError, RuntimeError) as error:  # the latter: links that lead to each other
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError | RuntimeError) -> SetupError:
+    found, name = getattr(error, "strerror", None) or str(error), getattr(error, "filename", None)
     return SetupError(
         path,
         expected="a place to write",
-        found=f"{error.filename}: {found}" if error.filename else found,
+        found=f"{name}: {found}" if name else found,
         fix="Free disk space or permissions there, or choose another folder; nothing was overwritten.",
     )
 

@@ -67,7 +67,10 @@ def find_recipe(name: str) -> Path:
         return Path(name)
     if (Path(name) / _MARKERS["run"]).is_file():
         raise UsageError(
-            name, expected="a recipe", found="a run", fix="To go on with it, `edgemtl train RUN --resume`."
+            name,
+            expected="a recipe",
+            found="a run",
+            fix="Name its recipe.yaml; `train RUN --resume` goes on.",
         )
     shipped = recipes()
     if name not in shipped:

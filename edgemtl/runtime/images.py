@@ -41,10 +41,10 @@ def pictures_of(folder: Path) -> list[Path]:
     Raises:
         DataError: it has none, or is a bundle.
     """
-    if (folder / MANIFEST).is_file():
-        raise DataError(folder, expected="pictures", found="a bundle", fix="Name the bundle first.")
     paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     found = [path for path in paths if path.suffix.lower() in SUFFIXES]
+    if not found and (folder / MANIFEST).is_file():
+        raise DataError(folder, expected="pictures", found="a bundle", fix="Name the bundle first.")
     if not found:
         names = ", ".join(path.name for path in paths[:3])
         raise DataError(

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgemtl.core.errors import UsageError
-from edgemtl.model import Features, MultitaskModel, evaluating
+from edgemtl.model import Features, MultitaskModel
+from edgemtl.modes import evaluating
 from edgemtl.tasks.base import LossSum
 from edgemtl.training.optim import Positive
 

@@ -41,7 +41,7 @@ class Orthogonalizing(torch.optim.Optimizer):
                 ahead = matrices(parameter.grad.lerp(state["momentum"], momentum))  # Nesterov's
                 update = orthogonalized(ahead).reshape(parameter.shape)
                 parameter.mul_(1 - group["lr"] * group["weight_decay"] * arrived)
-                parameter.sub_(update * (arrived * group["lr"] * 0.2 * max(ahead.shape[-2:]) ** 0.5))
+                parameter.sub_(update.mul_(arrived * group["lr"] * 0.2 * max(ahead.shape[-2:]) ** 0.5))
 
 
 def has_matrices(parameter: nn.Parameter) -> bool:

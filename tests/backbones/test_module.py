@@ -86,3 +86,13 @@ def test_chain_leaves_its_modules_as_they_were() -> None:
 def test_what_cannot_be_a_backbone_is_named(spec: Module, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         spec.stages()
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
+def test_lazy_modules_know_their_sizes_and_frozen_ones_stay_frozen() -> None:
+    norm = nn.BatchNorm2d(4).eval()
+    stages = chain(stem=nn.Sequential(nn.LazyConv2d(4, 3), norm))
+    (layer, _) = stages[0].module.children()
+    assert layer.weight.shape == (4, 3, 3, 3)
+    assert not norm.training
+    assert stages[0].module.training

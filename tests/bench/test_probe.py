@@ -30,5 +30,8 @@ def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
 
 def test_memory_that_a_process_does_not_show_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
+    request = Request(str(TINY), WAY, batch=1, threads=1)
+    if run_probe(request).memory_mib is None:
+        pytest.skip("this system tells no peak")
     monkeypatch.setitem(RUNTIMES, "ort", RUNTIMES["ort"]._replace(resident=False))
-    assert run_probe(Request(str(TINY), WAY, batch=1, threads=1)).memory_mib is None
+    assert run_probe(request).memory_mib is None

@@ -220,3 +220,11 @@ def test_a_full_disk_is_a_setup_error_and_loses_nothing(tmp_path: Path) -> None:
     assert "expected a place to write, found File too large. Free disk space" in found.stdout
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_that_no_system_takes_is_a_setup_error(tmp_path: Path) -> None:
+    (tmp_path / "here").symlink_to(tmp_path / "there")
+    (tmp_path / "there").symlink_to(tmp_path / "here")
+    for path in tmp_path / ("x" * 300), tmp_path / "here":
+        with pytest.raises(SetupError, match="a place to write"), replacing(path):
+            pytest.fail("it was opened")

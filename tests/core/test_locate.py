@@ -82,5 +82,5 @@ def test_an_unknown_recipe_offers_the_nearest() -> None:
 
 def test_a_run_is_no_recipe(tmp_path: Path) -> None:
     (tmp_path / "env.json").touch()
-    with pytest.raises(UsageError, match=r"found a run\. To go on with it, .* --resume"):
+    with pytest.raises(UsageError, match=r"found a run\. Name its recipe.* --resume"):
         find_recipe(str(tmp_path))

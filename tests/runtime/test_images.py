@@ -165,6 +165,9 @@ def test_the_pictures_of_a_folder_are_not_its_hidden_files(tmp_path: Path) -> No
     for name in "b.png", "a.JPG", "._a.JPG", "notes.txt":  # the third is what a Mac leaves
         (tmp_path / name).touch()
     assert [path.name for path in pictures_of(tmp_path)] == ["a.JPG", "b.png"]
-    (tmp_path / "manifest.json").touch()
+    (tmp_path / "manifest.json").touch()  # of a dataset, say
+    assert len(pictures_of(tmp_path)) == 2
+    (tmp_path / "b.png").unlink()
+    (tmp_path / "a.JPG").unlink()
     with pytest.raises(DataError, match=r"found a bundle\. Name the bundle first"):
         pictures_of(tmp_path)

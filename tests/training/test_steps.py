@@ -137,6 +137,8 @@ def test_what_is_frozen_stays_and_all_else_trains(update: str, frozen: str) -> N
         parameter.requires_grad_(False)
     target = objective(model)
     if update == "alternating" and not target.own:
+        with pytest.raises(UsageError, match="alternating"):
+            check_update(update, target)
         return
     got = {id(p) for _ in UPDATES[update](target, batch()) for p in model.parameters() if p.grad is not None}
     assert got == {id(p) for p in model.parameters()} - {id(p) for p in still}

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from board import Watch, print_facts, print_json
-from network import HERE, Network, open_device, read_manifest
+from network import HERE, Network, check_options, open_device, read_manifest
 
 
 def main() -> int:
@@ -40,9 +40,11 @@ def main() -> int:
         "precision": manifest["precision"],
     }
     layouts = {}
+    chosen = [options.layout] if options.layout else list(manifest["layouts"])
+    check_options(manifest, chosen[0], batch)
     open_device()
     with Watch() as watch:
-        for layout in [options.layout] if options.layout else manifest["layouts"]:
+        for layout in chosen:
             start = perf_counter()
             network = Network(manifest, layout, batch)
             load_ms = 1000 * (perf_counter() - start)

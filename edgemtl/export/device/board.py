@@ -13,7 +13,7 @@ import subprocess
 import threading
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any, Callable, Collection, Iterator
 
 ROOT = Path(os.environ.get("EDGEMTL_ROOT") or "/")  # tests put a tree of a board's files here
 # What a Jetson counts, in the words of NVIDIA's Jetson Linux guide.
@@ -52,19 +52,15 @@ def slowdowns() -> dict[str, int]:
     found = {}
     for path in sorted(ROOT.glob("sys/class/hwmon/hwmon*/oc*_event_cnt")):
         found[EVENTS.get(path.name[:3], path.name)] = int(_number(path) or 0)
-    for device in sorted(ROOT.glob("sys/class/thermal/cooling_device*")):
-        name = _text(device / "type") or ""
-        if name.endswith("-throttle-alert"):
-            found[name] = int(_number(device / "cur_state") or 0)
+    for path in _alert_states():
+        found[_text(path.with_name("type")) or ""] = int(_number(path) or 0)
     return found
 
 
-def warnings(
-    before: dict[str, int], after: dict[str, int], meanwhile: Iterable[dict[str, int]] = ()
-) -> list[str]:
-    """What speaks against figures that were measured between two ``slowdowns``, with others in between."""
-    seen = [before, after, *meanwhile]
-    alerts = [name for name in after if name.endswith("-alert") and any(one.get(name) for one in seen)]
+def warnings(before: dict[str, int], after: dict[str, int], meanwhile: Collection[str] = ()) -> list[str]:
+    """What speaks against figures that were measured between two ``slowdowns``, with alerts in between."""
+    kinds = [name for name in after if name.endswith("-alert")]
+    alerts = [name for name in kinds if before.get(name) or after[name] or name in meanwhile]
     counted = [name for name in after if name not in alerts and after[name] > before.get(name, 0)]
     return [f"throttling: {name}" for name in alerts + counted]
 
@@ -84,7 +80,7 @@ class Watch:
         running = clocks()  # before they fall again
         self._sampler.__exit__(*error)
         self.facts.update(device=device_facts(), clocks=running, power=self._sampler.power())
-        self.facts.update(warnings=warnings(self._before, slowdowns(), self._sampler.slowdowns))
+        self.facts.update(warnings=warnings(self._before, slowdowns(), self._sampler.alerts))
 
 
 def print_json(document: dict[str, Any]) -> None:
@@ -111,7 +107,8 @@ class Sampler:
     """
 
     def __init__(self) -> None:
-        self.slowdowns: list[dict[str, int]] = []
+        self.alerts: set[str] = set()
+        self._states = {path: _text(path.with_name("type")) or "" for path in _alert_states()}
         self._rails: dict[str, Callable[[], float | None]] = {}
         for name, watts in _rails():
             self._rails[name if name not in self._rails else f"{name} #{len(self._rails)}"] = watts
@@ -140,14 +137,20 @@ class Sampler:
         return {"total_w": rails[total]["mean_w"] if total else None, "total": total, "rails": rails}
 
     def _sample(self) -> None:
-        while True:
+        while self._rails or self._states:
             for name, watts in self._rails.items():
                 value = watts()
                 if value is not None:
                     self._samples_w[name].append(value)
-            self.slowdowns.append(slowdowns())
+            self.alerts.update(name for path, name in self._states.items() if _number(path))
             if self._done.wait(INTERVAL_S):
                 return
+
+
+def _alert_states() -> list[Path]:
+    """The files that say whether a throttle alert is on, each beside the ``type`` that names it."""
+    devices = sorted(ROOT.glob("sys/class/thermal/cooling_device*"))
+    return [d / "cur_state" for d in devices if (_text(d / "type") or "").endswith("-throttle-alert")]
 
 
 def _rails() -> Iterator[tuple[str, Callable[[], float | None]]]:

@@ -113,6 +113,16 @@ class Cuda:
         return value.value
 
 
+def check_options(manifest: dict[str, Any], layout: str, batch: int) -> None:
+    """Refuse a layout that the bundle lacks, or a batch that it does not take."""
+    if layout not in manifest["layouts"]:
+        known = ", ".join(manifest["layouts"])
+        fail(2, "--layout", f"a layout of the bundle: {known}", f"`{layout}`", "Name one of them.")
+    smallest, largest = manifest["input"]["batch"]
+    if not smallest <= batch <= largest:
+        fail(2, "--batch", f"{smallest}..{largest}", str(batch), "Export for another batch.")
+
+
 @lru_cache(maxsize=None)
 def open_device() -> tuple[Any, Cuda]:
     """TensorRT's module and the device, opened once for all networks of a process."""
@@ -133,12 +143,7 @@ class Network:
     """The engines of a layout, opened for one batch. ``runtime`` names TensorRT's version."""
 
     def __init__(self, manifest: dict[str, Any], layout: str, batch: int) -> None:
-        if layout not in manifest["layouts"]:
-            known = ", ".join(manifest["layouts"])
-            fail(2, "--layout", f"a layout of the bundle: {known}", f"`{layout}`", "Name one of them.")
-        smallest, largest = manifest["input"]["batch"]
-        if not smallest <= batch <= largest:
-            fail(2, "--batch", f"{smallest}..{largest}", str(batch), "Export for another batch.")
+        check_options(manifest, layout, batch)
         tensorrt, self.cuda = open_device()
         self.runtime = f"tensorrt {tensorrt.__version__}"
         self._arrays: dict[str, Any] = {}

@@ -34,6 +34,7 @@ def test_convolves_in_bf16(shape: dict[str, int], bias: bool) -> None:
         theirs = outcome(conv, images, gradient)
         with RoundedConvolutions():
             ours = outcome(conv, images, gradient)
+    assert type(ours[0].grad_fn).__name__ == "_RoundedBackward"
     conv.load_state_dict({name: p.bfloat16().double() for name, p in conv.state_dict().items()})
     exact = outcome(conv.double(), images.bfloat16().double(), gradient)
     for found, expected, of_torch in zip(ours, exact, theirs, strict=True):

@@ -171,11 +171,24 @@ def test_events_that_come_while_it_measures_are_warned_of(monkeypatch: pytest.Mo
     assert board.warnings(before, before) == []
     after = {**before, "under-voltage": before["under-voltage"] + 1}
     assert board.warnings(before, after) == ["throttling: under-voltage"]
+
+
+def test_an_alert_that_is_over_at_the_end_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    board = importlib.import_module("board")
+    shutil.copytree(RECORDED / "orin-nano", tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(board, "ROOT", tmp_path)
+    state = next(
+        path.with_name("cur_state")
+        for path in tmp_path.glob("sys/class/thermal/cooling_device*/type")
+        if path.read_text().strip() == "gpu-throttle-alert"
+    )
     with board.Watch() as watch:
-        alert = {**before, "gpu-throttle-alert": 1}
-        monkeypatch.setattr(board, "slowdowns", lambda: alert)
+        state.write_text("1")
         time.sleep(3 * board.INTERVAL_S)
-        monkeypatch.setattr(board, "slowdowns", lambda: before)
+        state.write_text("0")
     assert watch.facts["warnings"] == ["throttling: gpu-throttle-alert"]
 
 
