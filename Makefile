@@ -36,7 +36,7 @@ types: $(DESK)/.ready
 
 # A worker for each core, of one thread each: with more, the threads of one worker wait for those of another.
 test-desk: $(DESK)/.ready
-	OMP_NUM_THREADS=1 $(DESK)/bin/python -m pytest --numprocesses logical --maxprocesses 8
+	OMP_NUM_THREADS=1 $(DESK)/bin/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadgroup
 
 # The same tests where no PyTorch is installed: those of the desk skip, those of the edge must pass.
 test-edge: $(EDGE)/.ready

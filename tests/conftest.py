@@ -18,6 +18,15 @@ from edgemtl.core.bundle import Manifest, sha256
 SHARED = Path(os.environ.get("EDGEMTL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker runs what shares the chain or the exports of a file: each other would make them again."""
+    for item in items:
+        if "typed_chain" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("typed_chain"))
+        elif item.path.parent.name == "export":
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def nyuv2_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first 8 real NYUv2 images of each split at 72x96, in the layout of the MTAN release."""

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from edgemtl import workflow
-from edgemtl.core.errors import BundleError, DataError, UsageError
+from edgemtl.core.errors import DataError, UsageError
 from edgemtl.runtime.video import Keyframes
 
 FRAMES = 2 * 6  # of the videos in the tiny recipe
@@ -58,5 +58,5 @@ def test_what_has_no_frames_or_no_files_is_refused(bundle: Path) -> None:
         workflow.evaluate(bundle, rates=["depth=1/3"])
     with pytest.raises(UsageError, match=r"`dept`.*`depth`"):
         workflow.evaluate(bundle, split="video", rates=["dept=1/3"])
-    with pytest.raises(BundleError, match="expected a bundle"):
+    with pytest.raises(DataError, match="expected a bundle"):
         workflow.evaluate(bundle.parents[1], split="video", rates=["depth=1/3"])
