@@ -182,9 +182,16 @@ def interval(by_seed: Mapping[int, float]) -> Interval:
 
 
 def costs(own: Mapping[int, Finished], plain: Mapping[int, Finished]) -> Costs:
-    """What runs took, and how much more than plain ones of the same seed."""
-    all_ = [run.cost for run in own.values()]
-    ratios = [run.cost.step_ms / plain[seed].cost.step_ms for seed, run in own.items() if seed in plain]
+    """What runs took, and how much more than plain ones of the same seed. Runs that emulate bf16 took what
+    another machine does, and count only where there are no others.
+    """
+    native = {seed: run for seed, run in own.items() if not run.made.bf16_emulated} or own
+    all_ = [run.cost for run in native.values()]
+    ratios = [
+        run.cost.step_ms / plain[seed].cost.step_ms
+        for seed, run in native.items()
+        if seed in plain and plain[seed].made.bf16_emulated == run.made.bf16_emulated
+    ]
     device = [cost.peak_device_mib for cost in all_ if cost.peak_device_mib is not None]
     return Costs(
         step_ms=statistics.median(cost.step_ms for cost in all_),

@@ -120,6 +120,12 @@ def test_costs_are_ratios_to_plain_of_the_same_seed(results: Path) -> None:
         if (job.cell, job.seed) in steps_ms:
             record(grid, finished(job, grid, PLAIN, step_ms=steps_ms[job.cell, job.seed]))
     assert analyze(grid).cells["factorized-equal"].costs.step_ratio == pytest.approx((1.1 + 1.3) / 2)
+    slow = finished(next(job for job in grid.jobs({}) if job.name == "factorized-equal-s1"), grid, PLAIN)
+    emulated = msgspec.structs.replace(slow.made, bf16_emulated=True)
+    record(grid, msgspec.structs.replace(slow, made=emulated))
+    found = analyze(grid).cells["factorized-equal"].costs
+    assert found.step_ratio == pytest.approx(1.1)
+    assert found.step_ms == pytest.approx((11.0 + 99.0) / 2)
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
