@@ -34,6 +34,31 @@ def predict(
         SetupError: ``out`` cannot be written, or the runtime is missing.
     """
     images = [image for path in images for image in (pictures_of(path) if path.is_dir() else [path])]
+    _check(images, out)
+    runner = BundleRunner(bundle, tasks=tasks, threads=threads)
+    infos = {task: runner.manifest.tasks[task].output for task in runner.tasks}
+    for path in images:
+        image = load_image(path, runner.manifest.input)
+        outputs = {task: array[0] for task, array in runner.run_all(image).items()}
+        with replacing(out / f"{path.stem}.npz") as draft, draft.open("wb") as file:
+            np.savez(file, **outputs)
+        pictures = [(image[0].transpose(1, 2, 0) * 255).round().astype(np.uint8)]
+        pictures += (picture(array, infos[task]) for task, array in outputs.items())
+        titles = [
+            "image",
+            *(caption(task, infos[task], value_range(array)) for task, array in outputs.items()),
+        ]
+        legends = {
+            task: legend(info, outputs[task].argmax(axis=0))
+            for task, info in infos.items()
+            if isinstance(info, Classes)
+        }
+        save_grid(out / f"{path.stem}.png", [pictures], titles, legends)
+        yield out / f"{path.stem}.png"
+
+
+def _check(images: Sequence[Path], out: Path) -> None:
+    """Refuse images whose predictions would replace each other, or a file that is not a prediction."""
     if not images:
         raise UsageError("images", expected="a picture or more", found="none", fix="Name one, or a folder.")
     names = [path.stem for path in images]
@@ -49,19 +74,3 @@ def predict(
         raise UsageError(
             "--out", expected="a folder without the images", found=str(out), fix="Name another folder."
         )
-    runner = BundleRunner(bundle, tasks=tasks, threads=threads)
-    for path in images:
-        image = load_image(path, runner.manifest.input)
-        outputs = {task: array[0] for task, array in runner.run_all(image).items()}
-        with replacing(out / f"{path.stem}.npz") as draft, draft.open("wb") as file:
-            np.savez(file, **outputs)
-        pictures, titles = [(image[0].transpose(1, 2, 0) * 255).round().astype(np.uint8)], ["image"]
-        legends = {}
-        for task, array in outputs.items():
-            info = runner.manifest.tasks[task].output
-            pictures.append(picture(array, info))
-            titles.append(caption(task, info, value_range(array)))
-            if isinstance(info, Classes):
-                legends[task] = legend(info, array.argmax(axis=0))
-        save_grid(out / f"{path.stem}.png", [pictures], titles, legends)
-        yield out / f"{path.stem}.png"
