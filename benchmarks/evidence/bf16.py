@@ -15,11 +15,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 
-def native() -> bool:
-    """Whether oneDNN convolves in bf16 by instructions of this processor."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 class RoundedConvolutions(TorchFunctionMode):
     """Has fp32 compute what autocast on a CPU would convolve in bf16."""
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 import torch
-from bf16 import RoundedConvolutions, native
+from bf16 import RoundedConvolutions
 from records import Cost, Finished, Made, write
 
 from edgemtl import recipe as recipes
@@ -30,6 +30,7 @@ from edgemtl.core.locate import find_recipe
 from edgemtl.data.loader import steps_per_epoch
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run, environment
+from edgemtl.training.fabric import computes
 from edgemtl.training.trainer import STATE
 
 NICENESS = 10
@@ -79,7 +80,9 @@ def execute(order: Order) -> Finished:
     """Make a run, or the rest of one that was killed."""
     recipe = order.resolved()
     one = recipe.training.devices * recipe.training.nodes == 1  # other processes would not be emulated
-    emulated = recipe.training.precision == "bf16" and one and not (torch.cuda.is_available() or native())
+    emulated = (
+        recipe.training.precision == "bf16" and one and not (torch.cuda.is_available() or computes("bf16"))
+    )
     if emulated:
         logging.getLogger("edgemtl.training.fabric").setLevel(logging.ERROR)  # it warns of slow bf16
     with RoundedConvolutions() if emulated else nullcontext():

@@ -145,7 +145,8 @@ def _ends_and_means(observe: Observe) -> tuple[dict[str, Range], dict[str, Array
     for tensors in observe():
         images += len(next(iter(tensors.values())))
         for name, value in tensors.items():
-            if not np.isfinite(value).all():
+            lowest, highest = float(value.min()), float(value.max())  # NaN, if one value is
+            if not np.isfinite((lowest, highest)).all():
                 raise GateError(
                     f"calibration of {name}",
                     expected="finite values",
@@ -153,7 +154,7 @@ def _ends_and_means(observe: Observe) -> tuple[dict[str, Range], dict[str, Array
                     fix="If the images are sound, the trained network overflows on real images: train again.",
                 )
             low, high = ends.get(name, (np.inf, -np.inf))
-            ends[name] = min(low, float(value.min())), max(high, float(value.max()))
+            ends[name] = min(low, lowest), max(high, highest)
             means = value.mean(axis=tuple(range(2, value.ndim)), dtype=np.float64)
             sums[name] = sums.get(name, np.float64(0)) + means.sum(axis=0)
     return ends, {name: total / images for name, total in sums.items()}

@@ -45,7 +45,7 @@ def make_fabric(spec: Training) -> Fabric:
             found=str(spec.devices),
             fix="Lower training.devices.",
         )
-    if device == "cpu" and spec.precision != "fp32" and not _computes(spec.precision):
+    if device == "cpu" and spec.precision != "fp32" and not computes(spec.precision):
         _LOG.warning(
             "$.training.precision: this CPU has no instructions for %s, and its steps take some ten times as "
             "long as those of fp32. Use fp32 here.",
@@ -63,7 +63,7 @@ def make_fabric(spec: Training) -> Fabric:
     )
 
 
-def _computes(precision: str) -> bool:
+def computes(precision: str) -> bool:
     """Whether convolutions of ``bf16`` or ``fp16`` are fast on this CPU: oneDNN wants AVX-512 for them, and
     falls back to reference code without (a step of nyuv2_compact in bf16: 4.4 s instead of .46 with AVX2).
     """

@@ -60,7 +60,7 @@ def test_a_precision_that_the_cpu_must_emulate_is_warned_of(
 ) -> None:
     make_fabric(Training(**CPU, precision=precision))  # the real question can be asked on any machine
     caplog.clear()
-    monkeypatch.setattr("edgemtl.training.fabric._computes", lambda name: supported)
+    monkeypatch.setattr("edgemtl.training.fabric.computes", lambda name: supported)
     make_fabric(Training(**CPU, precision=precision))
     make_fabric(Training(**CPU))
     warned = [record.getMessage() for record in caplog.records if record.name == "edgemtl.training.fabric"]

@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 
 torch = pytest.importorskip("torch")
-from bf16 import RoundedConvolutions, native
+from bf16 import RoundedConvolutions
 from torch import Tensor, nn
+
+from edgemtl.training.fabric import computes
 
 
 def outcome(conv: nn.Module, images: Tensor, gradient: Tensor) -> list[Tensor]:
@@ -42,7 +44,7 @@ def test_convolves_in_bf16(shape: dict[str, int], bias: bool) -> None:
         # A sum near the middle of two bf16 numbers goes to either, by the order of its additions.
         assert (found == expected.bfloat16()).double().mean() > 0.98
         # Without its instructions torch adds up in bf16, too, which is farther from exact.
-        step = 2**-8 if native() else 2**-5
+        step = 2**-8 if computes("bf16") else 2**-5
         assert (found - of_torch).abs().max() <= step * expected.abs().max()
 
 
