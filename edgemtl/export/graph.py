@@ -7,7 +7,7 @@ names that they have in the bundle. So what is decided once for a tensor holds i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,24 +41,63 @@ def join(parts: Mapping[str, ModelProto], outputs: tuple[str, ...]) -> ModelProt
     return helper.make_model(graph, opset_imports=first.opset_import, ir_version=first.ir_version)
 
 
+def edges(graph: ModelProto, name: str, reads: Sequence[str], writes: Sequence[str]) -> ModelProto:
+    """A file without nodes, for ``extract``: it reads and writes some of the tensors that enter or leave
+    ``graph``."""
+    infos = {info.name: info for info in (*graph.graph.input, *graph.graph.output)}
+    return helper.make_model(
+        helper.make_graph([], name, [infos[name] for name in reads], [infos[name] for name in writes])
+    )
+
+
 def extract(joined: ModelProto, file: ModelProto) -> ModelProto:
-    """What lies between the inputs and the outputs of ``file`` in a joined graph, as a file of its own."""
-    inputs, needed = ({info.name for info in infos} for infos in (file.graph.input, file.graph.output))
+    """What computes the outputs of ``file`` from its inputs in a joined graph, as a file of its own.
+
+    PyTorch lets whoever reads ``b = Identity(a)`` read ``a``, and asks the image for the batch wherever it is
+    needed; all that a file reads has it, too.
+
+    Raises:
+        ValueError: the outputs need more than these inputs.
+    """
+    inputs, outputs = ([info.name for info in infos] for infos in (file.graph.input, file.graph.output))
+    origin = {n.output[0]: n.input[0] for n in joined.graph.node if n.op_type == "Identity"}
+    renamed = {origin.get(name, name): name for name in inputs if origin.get(name) not in inputs}
+    known = {*inputs, "", *constant_names(joined.graph)}
     nodes = []
-    for node in reversed(joined.graph.node):  # which is sorted: readers come after writers
-        if not needed.isdisjoint(node.output):
-            nodes.append(node)
-            needed.update(set(node.input) - inputs - {""})
-    graph = GraphProto(name=file.graph.name)
-    graph.node.extend(reversed(nodes))
+    for node in joined.graph.node:  # which is sorted: readers come after writers
+        reads = [renamed.get(name, name) for name in node.input]
+        if node.op_type == "Shape" and reads[0] not in known:
+            reads = inputs[:1]
+        if known.issuperset(reads) and known.isdisjoint(node.output):
+            nodes.append(_reading(node, reads))
+            known.update(node.output)
+    if lacking := [name for name in outputs if name not in known]:
+        raise ValueError(f"{file.graph.name}: {lacking} need more than {inputs}")
+    graph = GraphProto(name=file.graph.name, input=file.graph.input, output=file.graph.output)
+    graph.node.extend(_needed(nodes, outputs))
     used = {name for node in graph.node for name in node.input}
     graph.initializer.extend(tensor for tensor in joined.graph.initializer if tensor.name in used)
-    graph.input.extend(file.graph.input)
-    graph.output.extend(file.graph.output)
-    edges = {info.name for info in (*graph.input, *graph.output)}
-    inside = {name for node in graph.node for name in node.output} - edges
+    inside = {name for node in graph.node for name in node.output} - {*inputs, *outputs}
     graph.value_info.extend(info for info in joined.graph.value_info if info.name in inside)
     return helper.make_model(graph, opset_imports=joined.opset_import, ir_version=joined.ir_version)
+
+
+def _reading(node: NodeProto, names: Sequence[str]) -> NodeProto:
+    """A node that reads tensors of these names."""
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    copy.input[:] = names
+    return copy
+
+
+def _needed(nodes: Sequence[NodeProto], outputs: Sequence[str]) -> list[NodeProto]:
+    """Those of sorted nodes that outputs need."""
+    needed, kept = set(outputs), []
+    for node in reversed(nodes):
+        if not needed.isdisjoint(node.output):
+            kept.append(node)
+            needed.update(node.input)
+    return kept[::-1]
 
 
 def readers(graph: GraphProto) -> dict[str, list[NodeProto]]:

@@ -1,14 +1,16 @@
 """A collapsed network as ONNX files, cut along its sharing plan.
 
 ``merged`` is one file; ``split`` is a file for each segment and each head. A segment reads the image or
-features of the segments above it, and writes the features that something below it reads.
+features of the segments above it, and writes the features that something below it reads. PyTorch exports the
+network once, with all these tensors as outputs; every file is cut from that graph.
 """
 
 from __future__ import annotations
 
 import logging
+import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -17,12 +19,15 @@ import numpy as np
 import onnx
 import onnxsim
 import torch
+from onnx import ModelProto
 from torch import Tensor, nn
 
 from edgemtl.backbones.base import IMAGE
 from edgemtl.core.bundle import ModelFile, TensorInfo
+from edgemtl.core.errors import UsageError
 from edgemtl.core.plan import Segment
 from edgemtl.export.evaluate import evaluator
+from edgemtl.export.graph import edges, extract
 from edgemtl.model import MultitaskModel, macs_of, parameters_of
 
 _SAME = 1e-6  # relative difference up to which a simplified file counts as the same
@@ -78,40 +83,59 @@ def write_models(
         size: (height, width) of the image.
         batch: (smallest, largest); a free axis if they differ.
         opset: of ONNX; below 18 only if the network can be converted down from there.
+
+    Raises:
+        UsageError: the batch is free, and PyTorch finds that the network fixes it.
     """
+    whole = _Whole(model, list(cuts(model, "split", size)))
+    image = torch.rand(batch[1], 3, *size)
+    with torch.no_grad():
+        tensors = {IMAGE: image, **dict(zip(whole.writes, whole(image), strict=True))}
+    graph = _export(whole, image, batch, opset)
     return {
-        layout: tuple(_write(cut, folder, tensors, batch, opset) for cut in cuts(model, layout, size))
+        layout: tuple(_write(cut, graph, folder, tensors, batch) for cut in cuts(model, layout, size))
         for layout in layouts
-        for tensors in [{IMAGE: torch.rand(batch[1], 3, *size)}]
     }
 
 
-def _write(
-    cut: Cut, folder: Path, tensors: dict[str, Tensor], batch: tuple[int, int], opset: int
-) -> ModelFile:
-    """Write one file; takes what it reads from ``tensors`` and adds what it writes."""
-    inputs = tuple(tensors[name] for name in cut.reads)
-    with torch.no_grad():
-        outputs = cut.module(*inputs)
-    tensors.update(zip(cut.writes, outputs, strict=True))
-    path = folder / f"{cut.name}.onnx"
+def _export(whole: _Whole, image: Tensor, batch: tuple[int, int], opset: int) -> ModelProto:
+    """The graph that all files are cut from."""
     free = batch[0] != batch[1]
-    axis = {0: torch.export.Dim("batch", min=batch[0], max=batch[1])} if free else {}
-    with _quiet():
+    axis = torch.export.Dim("batch", min=batch[0], max=batch[1]) if free else None
+    with _quiet(), tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "whole.onnx"
         torch.onnx.export(
-            cut.module,
-            inputs,
+            whole,
+            (image,),
             path,
             dynamo=True,
             external_data=False,
-            input_names=list(cut.reads),
-            output_names=list(cut.writes),
-            dynamic_shapes=(tuple(axis for _ in inputs),) if free else None,
+            input_names=[IMAGE],
+            output_names=list(whole.writes),
+            dynamic_shapes=({0: axis},) if free else None,
             opset_version=opset,
             verbose=False,
         )
-    _simplify(path, dict(zip(cut.reads, inputs, strict=True)))
-    size = -1 if free else batch[1]
+        graph = onnx.load(path)
+    if free and not graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        raise UsageError(
+            "batch",
+            expected=f"a network that takes batches of {batch[0]} to {batch[1]}",
+            found=f"one that takes {batch[1]} alone",
+            fix="Export for one batch size, or let its modules ask x.shape[0], not len(x).",
+        )
+    return graph
+
+
+def _write(
+    cut: Cut, graph: ModelProto, folder: Path, tensors: Mapping[str, Tensor], batch: tuple[int, int]
+) -> ModelFile:
+    """Write one file, cut out of the graph of all."""
+    inputs, outputs = _read(cut, tensors), tuple(tensors[name] for name in cut.writes)
+    path = folder / f"{cut.name}.onnx"
+    model = extract(graph, edges(graph, cut.name, cut.reads, cut.writes))
+    onnx.save(_simplified(model, dict(zip(cut.reads, inputs, strict=True))), path)
+    size = -1 if batch[0] != batch[1] else batch[1]
     return ModelFile(
         name=cut.name,
         path=path.name,
@@ -124,16 +148,19 @@ def _write(
     )
 
 
-def _simplify(path: Path, feeds: dict[str, Tensor]) -> None:
-    """Let onnxsim simplify a file; keep the result only if it is smaller and computes the same."""
-    original = onnx.load(path)
+def _read(cut: Cut, tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    return tuple(tensors[name] for name in cut.reads)
+
+
+def _simplified(original: ModelProto, feeds: Mapping[str, Tensor]) -> ModelProto:
+    """A file simplified by onnxsim; as it was, unless that is smaller and computes the same."""
     simplified, checked = onnxsim.simplify(original)
     if not checked or len(simplified.graph.node) >= len(original.graph.node):
-        return
+        return original
     arrays = {name: tensor.numpy() for name, tensor in feeds.items()}
     expected, found = (evaluator(model)(arrays) for model in (original, simplified))
-    if all(np.abs(found[name] - a).max() <= _SAME * np.abs(a).max() for name, a in expected.items()):
-        onnx.save(simplified, path)
+    same = all(np.abs(found[name] - a).max() <= _SAME * np.abs(a).max() for name, a in expected.items())
+    return simplified if same else original
 
 
 @contextmanager
@@ -148,6 +175,22 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+class _Whole(nn.Module):
+    """The parts one after the other: image -> all that they write."""
+
+    def __init__(self, model: MultitaskModel, parts: Sequence[Cut]) -> None:
+        super().__init__()
+        self.model = model  # whose names the weights of the files have
+        self.writes = tuple(name for part in parts for name in part.writes)
+        self._parts = tuple(parts)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        tensors = {IMAGE: image}
+        for part in self._parts:
+            tensors.update(zip(part.writes, part.module(*_read(part, tensors)), strict=True))
+        return tuple(tensors[name] for name in self.writes)
 
 
 class _Merged(nn.Module):

@@ -8,7 +8,16 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from edgemtl.export.graph import between_parts, constants, copied, extract, join, part_of, set_constants
+from edgemtl.export.graph import (
+    between_parts,
+    constants,
+    copied,
+    edges,
+    extract,
+    join,
+    part_of,
+    set_constants,
+)
 from tests.export.networks import TASKS, images, joined, parts, run, run_in_turn
 
 
@@ -40,6 +49,14 @@ def test_what_lies_between_any_inputs_and_outputs_can_be_extracted() -> None:
     odd = copied(joined())
     odd.graph.node.insert(0, helper.make_node("LayerNormalization", ["image", "w"], ["q", "", "inverse"]))
     assert extract(odd, joined()) == extract(joined(), joined())
+
+
+def test_what_needs_more_than_the_inputs_is_refused() -> None:
+    reads_the_image = edges(joined(), "depth", ["image"], ["depth"])
+    assert {part_of(node) for node in extract(joined(), reads_the_image).graph.node} > {"trunk", "head_depth"}
+    reads_nothing = edges(joined(), "depth", [], ["depth"])
+    with pytest.raises(ValueError, match=r"depth: \['depth'\] need more than \[\]"):
+        extract(joined(), reads_nothing)
 
 
 def test_names_are_unique_and_every_node_knows_its_part() -> None:

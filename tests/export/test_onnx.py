@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from edgemtl.backbones import SegNet
+from edgemtl.backbones import SegNet, Stage, chain
 from edgemtl.collapse import collapse
+from edgemtl.core.errors import UsageError
+from edgemtl.core.plan import SharingPlan
 from edgemtl.export.onnx import cuts, write_models
 from edgemtl.kernels import Factorized
 from edgemtl.model import MultitaskModel, macs_of, parameters_of
@@ -68,9 +71,46 @@ def test_a_part_writes_nothing_that_nobody_reads(plan: str) -> None:
     assert {name for part in parts for name in part.writes} == read - {"image"} | set(TASKS)
 
 
+class AskingForItsBatch(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        ones = torch.ones(x.shape[0], 1, 1, 1) * x.flatten(1).mean(1).reshape(-1, 1, 1, 1)
+        return (x.reshape(x.shape[0], -1) + x.shape[0]).reshape(x.shape) + ones
+
+
+def with_names_for_one_value() -> MultitaskModel:
+    """The trunk writes one value under two names, branches begin and end with what they read, and a branch
+    wants to know the batch, which the exporter asks of the image."""
+    conv, same, asking = torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Identity(), AskingForItsBatch()
+    stages = (
+        Stage("first", conv, ("image",), 4, 1),
+        Stage("second", torch.nn.Dropout(), ("first",), 4, 1),
+        Stage("third", _Sum(), ("first", "second", "image"), 4, 1),
+        Stage("fourth", same, ("third",), 4, 1),
+        Stage("fifth", asking, ("fourth",), 4, 1),
+        Stage("sixth", same, ("fifth",), 4, 1),
+    )
+    forks = {
+        "third": [["segmentation"], ["depth", "normals"]],
+        "fourth": [["segmentation"], ["depth"], ["normals"]],
+    }
+    plan = SharingPlan.forked(tuple(TASKS), tuple(stage.name for stage in stages), forks)
+    return MultitaskModel(stages, TASKS, plan).eval()
+
+
+class _Sum(torch.nn.Module):
+    def forward(self, first: torch.Tensor, second: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        return first * second + image.mean(1, keepdim=True)
+
+
+NETWORKS = {"forked": partial(collapsed, "forked"), "aliases": with_names_for_one_value}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("batch", [(1, 1), (1, 3)], ids=["static", "dynamic"])
-def test_the_files_compute_what_the_network_does(batch: tuple[int, int], tmp_path: Path) -> None:
-    model = collapsed("forked")
+def test_the_files_compute_what_the_network_does(
+    network: str, batch: tuple[int, int], tmp_path: Path
+) -> None:
+    model = NETWORKS[network]()
     layouts = write_models(model, tmp_path, layouts=("merged", "split"), size=SIZE, batch=batch, opset=18)
     assert set(layouts) == {"merged", "split"}
     for size in range(batch[0], batch[1] + 1):
@@ -82,6 +122,20 @@ def test_the_files_compute_what_the_network_does(batch: tuple[int, int], tmp_pat
                 tensors |= run(tmp_path / file.path, tensors)
             for task, value in expected.items():
                 np.testing.assert_allclose(tensors[task], value.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+class FixingItsBatch(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + len(x)
+
+
+def test_a_network_that_fixes_its_batch_is_refused_a_free_one(tmp_path: Path) -> None:
+    stages = chain(first=torch.nn.Conv2d(3, 4, 3), last=FixingItsBatch())
+    model = MultitaskModel(stages, TASKS).eval()
+    with pytest.raises(UsageError, match=r"takes batches of 1 to 3, found one that takes 3 alone"):
+        write_models(model, tmp_path, layouts=("merged",), size=SIZE, batch=(1, 3), opset=18)
+    assert not list(tmp_path.iterdir())
+    assert write_models(model, tmp_path, layouts=("merged",), size=SIZE, batch=(3, 3), opset=18)
 
 
 def test_files_say_what_they_read_and_write(tmp_path: Path) -> None:
