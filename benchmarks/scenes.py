@@ -23,8 +23,8 @@ from harness import Finding, Outcome, judge, main
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgemtl import evaluation, workflow
 from edgemtl import recipe as recipes
-from edgemtl import workflow
 from edgemtl.core.report import Scores, delta_m
 from edgemtl.data import Dataset
 from edgemtl.data.loader import eval_batches
@@ -70,7 +70,7 @@ def learned(recipe: Recipe) -> tuple[Scores, list[float]]:
     with tempfile.TemporaryDirectory() as folder:
         run = workflow.train(recipe, Path(folder) / "run")
         lines = (run.path / "metrics.jsonl").read_text().splitlines()
-        return workflow.evaluate(run.path).tasks, [json.loads(line)["wait_share"] for line in lines]
+        return evaluation.evaluate(run.path).tasks, [json.loads(line)["wait_share"] for line in lines]
 
 
 def difficulty(tasks: Mapping[str, Task], scores: Mapping[str, Scores]) -> Iterator[Finding]:

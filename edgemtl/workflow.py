@@ -1,15 +1,13 @@
-"""The verbs of the desk: train, evaluate, collapse, export. Each needs only the directory that the one before
-it wrote."""
+"""The verbs of the desk but `evaluate`. Each needs only the directory that the one before it wrote."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
-import torch
 
 from edgemtl.build import build_model
 from edgemtl.collapse import CollapsedModel
@@ -18,24 +16,17 @@ from edgemtl.core.bundle import MANIFEST, Manifest, read_manifest
 from edgemtl.core.errors import DataError, UsageError
 from edgemtl.core.inspection import DataCheck, Inspection
 from edgemtl.core.locate import find_recipe
-from edgemtl.core.report import EVALUATED_ON, EvalReport, Scores, against
 from edgemtl.data.base import Dataset
 from edgemtl.data.check import check
-from edgemtl.data.loader import eval_batches
+from edgemtl.evaluation import score_network
 from edgemtl.export import Export, write_bundle
 from edgemtl.illustrate import illustrate
 from edgemtl.inspection import inspect_bundle, inspect_model
-from edgemtl.kernels import composed
 from edgemtl.launch import OpenObserver, go_on, is_main_process, open_splits, start, train_into
 from edgemtl.material import material_of
 from edgemtl.recipe import Recipe, load
-from edgemtl.run import Run, is_finished, is_run, read_evaluation
-from edgemtl.runtime.runner import BundleRunner
-from edgemtl.runtime.video import Keyframes
-from edgemtl.sequences import evaluate_video
-from edgemtl.tasks import Task
-from edgemtl.training.evaluate import Predict, of_arrays, score
-from edgemtl.twins import TWINS, open_twins, twin_of
+from edgemtl.run import Run, is_finished, is_run
+from edgemtl.twins import TWINS, twin_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -86,8 +77,8 @@ def collapse(run: Run, *, weights: str = "last", evaluate: bool = True) -> Colla
     collapsed = collapse_model(trained, run.size, run.samples.image)
     certificate = msgspec.structs.replace(collapsed.certificate, weights=weights, weights_sha256=sha256)
     if dataset is not None:
-        before = _scores(_eager(trained), run.recipe.tasks, dataset, run.recipe.training.batch)
-        after = _scores(_eager(collapsed.model), run.recipe.tasks, dataset, run.recipe.training.batch)
+        before = score_network(trained, run.recipe, dataset)
+        after = score_network(collapsed.model, run.recipe, dataset)
         scores = {
             task: {name: (value, after[task][name]) for name, value in table.items()}
             for task, table in before.items()
@@ -127,49 +118,6 @@ def export(run: Run, out: Path | None = None, spec: Export | None = None) -> tup
         material=material_of(run, spec, collapsed.certificate.split),
     )
     return folder, manifest
-
-
-def evaluate(
-    subject: Path,
-    *,
-    network: str = "",
-    split: str = "val",
-    baseline: Path | None = None,
-    weights: str = "",
-    rates: Sequence[str] = (),
-    keyframes: Keyframes | None = None,
-) -> EvalReport:
-    """Metrics of a run's checkpoint or collapsed network (the default where there is one), or of a bundle
-    that lies in its run, through the bundle's runtime. ``weights``, last (the default) or best, select the
-    checkpoint, so ``network`` need not be named beside them. ``baseline`` is a run, a folder of twins, or a
-    report of an evaluation; by default the run's own twins, once all are there.
-
-    With ``rates`` (as ``parse_rates`` reads them) or ``keyframes``, what these cost a bundle over a split of
-    videos; then the baseline is the bundle with all tasks on every frame.
-
-    Raises:
-        DataError: the subject, its data or the baseline are missing or damaged.
-        BundleError: a bundle is damaged.
-        GateError: a metric is not finite.
-        UsageError: there is no such network, a video cannot be run so, or something else is named that would
-            not be used.
-    """
-    if rates or keyframes:
-        _refuse_beside("--rates or --keyframes", network=network, weights=weights, baseline=baseline)
-        manifest = read_manifest(subject)
-        run = Run.open(_run_of(subject))
-        return evaluate_video(run, subject, manifest, split=split, rates=rates, keyframes=keyframes)
-    if (subject / MANIFEST).is_file():
-        _refuse_beside("a bundle", network=network, weights=weights)
-        run = Run.open(_run_of(subject))
-        kind, predict = "bundle", of_arrays(BundleRunner(subject).run_all)
-    else:
-        run = Run.open(subject)
-        kind, predict = _network(run, network, weights)
-    dataset = run.recipe.data.dataset(split)
-    scores = _scores(predict, run.recipe.tasks, dataset, run.recipe.training.batch)
-    report = run.report(kind, split, len(dataset), scores, subject)
-    return _against_own_twins(report, run) if baseline is None else _against(report, baseline)
 
 
 def inspect(subject: str, overrides: Sequence[str] = ()) -> Inspection:
@@ -234,85 +182,3 @@ def _with_twins(run: Run, observe: OpenObserver) -> Run:
         if not is_finished(path):
             _illustrated(train_into(recipe, path, observe))
     return run
-
-
-def _run_of(bundle: Path) -> Path:
-    for folder in bundle.resolve().parents:
-        if is_run(folder):
-            return folder
-    expected = "a bundle inside its run, which names the data"
-    raise DataError(bundle, expected=expected, found="none above", fix="Copy it back there.")
-
-
-def _network(run: Run, network: str, weights: str) -> tuple[str, Predict]:
-    own = "checkpoint" if weights or not (run.path / "collapsed").is_dir() else "collapsed"
-    kind = network or own
-    if kind == "collapsed":
-        _refuse_beside("--network collapsed", weights=weights)
-        return kind, _eager(run.collapsed().model)
-    if kind == "checkpoint":
-        return kind, _eager(run.trained(weights or "last"))
-    raise UsageError(
-        "--network",
-        expected="checkpoint or collapsed",
-        found=f"`{network}`",
-        fix="Name a bundle's folder to evaluate its files.",
-    )
-
-
-def _refuse_beside(what: str, **options: object) -> None:
-    for name, value in options.items():
-        if value:
-            expected = f"nothing beside {what}, which has its own"
-            raise UsageError(f"--{name}", expected=expected, found=f"`{value}`", fix=f"Leave out --{name}.")
-
-
-def _eager(model: torch.nn.Module) -> Predict:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.eval().to(device)
-    return lambda image: {task: output.cpu() for task, output in model(image.to(device)).items()}
-
-
-def _scores(predict: Predict, tasks: Mapping[str, Task], dataset: Dataset, batch: int) -> Scores:
-    with composed():
-        return score(predict, tasks, eval_batches(dataset, batch=batch))
-
-
-def _against_own_twins(report: EvalReport, run: Run) -> EvalReport:
-    twins = run.path / TWINS
-    if not all(is_finished(twins / task) for task in run.recipe.tasks):
-        return report
-    try:
-        return _against(report, twins)
-    except DataError as error:  # nobody asked for the comparison, so it must not cost the metrics
-        _LOG.warning("no Delta_m: %s", error)
-        return report
-
-
-def _against(report: EvalReport, baseline: Path) -> EvalReport:
-    base: dict[str, dict[str, float]] = {}
-    for other in _baseline(baseline, report):
-        for name in EVALUATED_ON:
-            here, there = getattr(report, name), getattr(other, name)
-            if here != there:
-                raise DataError(
-                    other.subject,
-                    expected=f"a baseline on the same {name}, {here}",
-                    found=str(there),
-                    fix="Evaluate both on the same split of the same data.",
-                )
-        base |= other.tasks
-    return against(report, base, str(baseline))
-
-
-def _baseline(path: Path, report: EvalReport) -> list[EvalReport]:
-    """What a baseline, a run, the twins of the report's tasks or a report itself, scored on its split."""
-    if not path.is_dir():
-        return [read_evaluation(path)]
-    runs = [Run.open(path)] if is_run(path) else open_twins(path, report.tasks).values()
-    return [
-        run.summary
-        if run.summary.split == report.split
-        else evaluate(run.path, network="checkpoint", split=report.split)
-        for run in runs
-    ]

@@ -49,10 +49,11 @@ ARROWS: dict[str, str] = {
     "launch": "core data tasks model training collapse build recipe run twins",
     "material": "core data export run training",
     "sequences": "core runtime data run training",
-    "workflow": "core runtime data tasks kernels training"
-    " collapse inspection export build recipe run illustrate launch twins material sequences",
+    "evaluation": "core runtime data kernels training recipe run twins sequences",
+    "workflow": "core data"
+    " collapse inspection export build recipe run illustrate launch twins material evaluation",
     # The command line; what it takes from the desk, it imports inside its commands.
-    "cli": "core runtime bench report predict doctor export build recipe run launch workflow",
+    "cli": "core runtime bench report predict doctor export build recipe run launch evaluation workflow",
     "__main__": "cli",
 }
 EDGE = {"core", "runtime", "bench", "report", "predict", "doctor"}

@@ -66,7 +66,7 @@ def test_what_no_gate_could_judge_is_refused_before_it_is_measured(
     chain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgemtl.bench.suite.bench", None)
-    monkeypatch.setattr("edgemtl.workflow.evaluate", None)
+    monkeypatch.setattr("edgemtl.evaluation.evaluate", None)
     regress = ["--max-regress", "latency_ms.p50=5%"]
     assert "expected --baseline REPORT" in error_line(edgemtl("bench", *regress, cwd=chain, code=2))
     assert "latency_ms" in error_line(edgemtl("bench", "--max", "latncy_ms.p50=5", cwd=chain, code=2))

@@ -8,8 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from edgemtl import workflow
 from edgemtl.core.errors import DataError, UsageError
+from edgemtl.evaluation import evaluate
 from edgemtl.runtime.video import Keyframes
 
 FRAMES = 2 * 6  # of the videos in the tiny recipe
@@ -21,8 +21,8 @@ def bundle(typed_chain: Path) -> Path:
 
 
 def test_at_full_rate_nothing_is_lost_and_nothing_is_old(bundle: Path) -> None:
-    report = workflow.evaluate(bundle, split="video", rates=["depth=1"])
-    plain = workflow.evaluate(bundle, split="video")
+    report = evaluate(bundle, split="video", rates=["depth=1"])
+    plain = evaluate(bundle, split="video")
     for task, table in report.tasks.items():
         assert table == pytest.approx(plain.tasks[task], rel=1e-4)
     assert report.video is not None
@@ -32,7 +32,7 @@ def test_at_full_rate_nothing_is_lost_and_nothing_is_old(bundle: Path) -> None:
 
 
 def test_each_video_begins_anew_and_ages_and_calls_are_counted(bundle: Path) -> None:
-    report = workflow.evaluate(bundle, split="video", rates=["depth=1/3"])
+    report = evaluate(bundle, split="video", rates=["depth=1/3"])
     assert report.images == FRAMES
     assert report.video is not None
     assert report.video.rates == {"segmentation": "1", "depth": "1/3", "normals": "1"}
@@ -40,13 +40,13 @@ def test_each_video_begins_anew_and_ages_and_calls_are_counted(bundle: Path) -> 
     # Computed on the first frame of each video, and on two more of its six; a turn may fall on the first.
     assert report.video.calls["head_depth"] in (2 * 2 / FRAMES, 2 * 3 / FRAMES)
     assert 0 < report.video.age_frames["depth"] <= 1
-    plain = workflow.evaluate(bundle, split="video")
+    plain = evaluate(bundle, split="video")
     assert report.tasks["depth"] != plain.tasks["depth"]
     assert report.tasks["normals"] == pytest.approx(plain.tasks["normals"], rel=1e-4)
 
 
 def test_keyframes_that_nothing_but_time_renews(bundle: Path) -> None:
-    report = workflow.evaluate(bundle, split="video", keyframes=Keyframes(every=3, threshold=1))
+    report = evaluate(bundle, split="video", keyframes=Keyframes(every=3, threshold=1))
     assert report.video is not None
     assert report.video.keyframes == "every=3,threshold=1"
     assert report.video.calls["trunk"] == pytest.approx(1 / 3)
@@ -55,8 +55,8 @@ def test_keyframes_that_nothing_but_time_renews(bundle: Path) -> None:
 
 def test_what_has_no_frames_or_no_files_is_refused(bundle: Path) -> None:
     with pytest.raises(DataError, match=r"--split val: expected videos.*--split video"):
-        workflow.evaluate(bundle, rates=["depth=1/3"])
+        evaluate(bundle, rates=["depth=1/3"])
     with pytest.raises(UsageError, match=r"`dept`.*`depth`"):
-        workflow.evaluate(bundle, split="video", rates=["dept=1/3"])
+        evaluate(bundle, split="video", rates=["dept=1/3"])
     with pytest.raises(DataError, match="expected a bundle"):
-        workflow.evaluate(bundle.parents[1], split="video", rates=["depth=1/3"])
+        evaluate(bundle.parents[1], split="video", rates=["depth=1/3"])

@@ -17,6 +17,7 @@ from edgemtl import workflow
 from edgemtl.build import build_model
 from edgemtl.core.errors import DataError
 from edgemtl.core.report import EvalReport
+from edgemtl.evaluation import evaluate
 from edgemtl.kernels import Plain
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run
@@ -112,7 +113,7 @@ def test_a_missing_and_an_unfinished_twin_are_named(copy: Path) -> None:
     with pytest.raises(DataError, match=r"twins/depth: expected a twin that is finished"):
         open_twins(copy, TASKS)
     with pytest.raises(DataError, match="finished"):
-        workflow.evaluate(copy, baseline=copy / TWINS)
+        evaluate(copy, baseline=copy / TWINS)
 
 
 def gain(report: EvalReport, twins: Path, task: str, metric: str, sign: int) -> float:
@@ -125,7 +126,7 @@ def test_twins_are_the_baseline_of_the_run_and_of_its_bundle(copy: Path) -> None
     workflow.collapse(Run.open(copy), evaluate=False)
     bundle, _ = workflow.export(Run.open(copy))
     for subject in (copy, bundle):
-        report = workflow.evaluate(subject)
+        report = evaluate(subject)
         assert report.baseline == str(copy / TWINS)
         signs = {("segmentation", "miou"): 1, ("segmentation", "pixel_accuracy"): 1}
         signs |= {("depth", "abs"): -1, ("depth", "rel"): -1}
@@ -140,13 +141,13 @@ def test_twins_are_the_baseline_of_the_run_and_of_its_bundle(copy: Path) -> None
 
 def test_another_run_is_compared_with_the_same_twins(run: Run) -> None:
     twin = run.path / TWINS / "depth"
-    report = workflow.evaluate(twin, network="checkpoint", baseline=run.path / TWINS)
+    report = evaluate(twin, network="checkpoint", baseline=run.path / TWINS)
     assert report.delta_m == pytest.approx(0)
 
 
 def test_twins_that_are_not_all_there_are_no_baseline_by_themselves(copy: Path) -> None:
     shutil.rmtree(copy / TWINS / "depth")
-    assert workflow.evaluate(copy).baseline is None
+    assert evaluate(copy).baseline is None
 
 
 def test_a_twin_without_a_gain_to_count_from_costs_no_metrics(
@@ -156,14 +157,14 @@ def test_a_twin_without_a_gain_to_count_from_costs_no_metrics(
     report = msgspec.json.decode(summary.read_bytes(), type=EvalReport)
     report.tasks["segmentation"]["miou"] = 0.0
     summary.write_bytes(msgspec.json.encode(report))
-    assert workflow.evaluate(copy).delta_m is None
+    assert evaluate(copy).delta_m is None
     assert "no Delta_m: baseline segmentation.miou" in caplog.text
 
 
 def test_on_another_split_than_that_of_training_the_twins_are_evaluated_there(run: Run) -> None:
-    of_val = workflow.evaluate(run.path)
-    of_train = workflow.evaluate(run.path, split="train")
-    twin = workflow.evaluate(run.path / TWINS / "depth", split="train").tasks["depth"]["abs"]
+    of_val = evaluate(run.path)
+    of_train = evaluate(run.path, split="train")
+    twin = evaluate(run.path / TWINS / "depth", split="train").tasks["depth"]["abs"]
     expected = 100 * (1 - of_train.tasks["depth"]["abs"] / twin)
     assert of_train.delta_m_metrics["depth"]["abs"] == pytest.approx(expected)
     assert of_train.delta_m_metrics["depth"] != of_val.delta_m_metrics["depth"]
@@ -178,4 +179,4 @@ def test_a_report_on_other_images_is_no_baseline(run: Run, tmp_path: Path, name:
     with pytest.raises(
         DataError, match=rf"expected a baseline on the same {name}, .*found {re.escape(str(other))}"
     ):
-        workflow.evaluate(run.path, baseline=path)
+        evaluate(run.path, baseline=path)

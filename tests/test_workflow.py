@@ -6,20 +6,16 @@ import json
 import math
 import shutil
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from edgemtl import workflow
 from edgemtl.core.errors import DataError, UsageError
-from edgemtl.core.report import EvalReport
-from edgemtl.export import Export
-from edgemtl.run import Run, read_evaluation
+from edgemtl.evaluation import evaluate
+from edgemtl.run import Run
 from edgemtl.runtime.verify import verify
-from edgemtl.runtime.video import Keyframes
 from edgemtl.tensors import read_tensors, write_tensors
 from tests.tiny import tiny
 
@@ -63,52 +59,11 @@ def test_the_samples_of_a_run_are_those_of_its_split(run: Run) -> None:
         assert torch.equal(samples[index].image, val[index].image)
 
 
-def test_metrics_of_checkpoint_collapsed_network_and_bundle_agree(run: Run) -> None:
-    reports = [
-        workflow.evaluate(run.path, network="checkpoint"),
-        workflow.evaluate(run.path),
-        workflow.evaluate(run.path / "bundles" / "onnx-fp32"),
-    ]
-    assert [report.network for report in reports] == ["checkpoint", "collapsed", "bundle"]
-    for report in reports[1:]:
-        for task, scores in reports[0].tasks.items():
-            assert report.tasks[task] == pytest.approx(scores, rel=1e-3, abs=1e-3)
-    summary = msgspec.json.decode((run.path / "summary.json").read_bytes(), type=EvalReport)
-    assert summary.tasks["depth"] == pytest.approx(reports[0].tasks["depth"])
-
-
-def test_weights_that_are_named_are_those_of_the_checkpoint(run: Run, tmp_path: Path) -> None:
-    assert workflow.evaluate(run.path, weights="last").network == "checkpoint"
-    with pytest.raises(DataError, match=r"weights.best\.safetensors"):
-        workflow.evaluate(run.path, weights="best")
+def test_weights_that_a_run_lacks_are_not_collapsed(run: Run) -> None:
     with pytest.raises(DataError, match=r"Only training with data\.holdout keeps them"):
         workflow.collapse(run, weights="best")
     with pytest.raises(UsageError, match="--weights: expected last or best, found `bset`"):
         workflow.collapse(run, weights="bset")
-
-
-@pytest.mark.parametrize(
-    ("subject", "named"),
-    [
-        ("", {"network": "collapsed", "weights": "best"}),
-        ("bundles/onnx-fp32", {"weights": "best"}),
-        ("bundles/onnx-fp32", {"network": "collapsed"}),
-        ("bundles/onnx-fp32", {"baseline": Path("runs"), "rates": ["depth=1/2"]}),
-        ("bundles/onnx-fp32", {"baseline": Path("runs"), "keyframes": Keyframes()}),
-    ],
-)
-def test_what_would_not_be_used_is_refused(run: Run, subject: str, named: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=r"--(network|weights|baseline): expected nothing beside .* has"):
-        workflow.evaluate(run.path / subject, **named)
-
-
-def test_a_bundle_whose_batch_does_not_divide_the_split_is_evaluated(run: Run, tmp_path: Path) -> None:
-    folder, _ = workflow.export(run, run.path / "bundles" / "threes", Export(batch=(3, 3)))
-    try:
-        report = workflow.evaluate(folder)
-        assert report.tasks["depth"] == pytest.approx(workflow.evaluate(run.path).tasks["depth"], rel=1e-3)
-    finally:
-        shutil.rmtree(folder)
 
 
 def test_the_certificate_records_metrics_before_and_after(run: Run) -> None:
@@ -124,11 +79,11 @@ def test_a_collapsed_network_of_other_weights_is_neither_evaluated_nor_exported(
     other = Run.open(Path(shutil.copytree(run.path, tmp_path / "run")))
     last = other.path / "weights" / "last.safetensors"
     write_tensors({name: value + 1e-3 for name, value in read_tensors(last).items()}, last)
-    for verb in (lambda: workflow.evaluate(other.path), lambda: workflow.export(other)):
+    for verb in (lambda: evaluate(other.path), lambda: workflow.export(other)):
         with pytest.raises(DataError, match=r"trained on.*Run `edgemtl collapse .*run` again"):
             verb()
     workflow.collapse(other, evaluate=False)
-    assert workflow.evaluate(other.path).network == "collapsed"
+    assert evaluate(other.path).network == "collapsed"
 
 
 def test_damaged_weights_of_a_run_are_to_be_copied_or_trained_again(run: Run, tmp_path: Path) -> None:
@@ -166,11 +121,6 @@ def test_samples_without_their_ids_are_damaged(
         _ = Run.open(path.parent).samples
 
 
-def test_a_report_of_another_kind_is_no_baseline() -> None:
-    with pytest.raises(DataError, match="Invalid enum value 'bench'"):
-        read_evaluation(Path(__file__).parent / "fixtures" / "bench_report.json")
-
-
 def test_the_network_of_a_recipe_is_inspected_without_its_data() -> None:
     assert workflow.inspect("nyuv2_compact", ["data.root=nowhere"]).parameters > 0
 
@@ -202,19 +152,6 @@ def test_the_bundle_verifies_and_carries_the_accuracy(run: Run) -> None:
     assert manifest["tasks"]["depth"]["accuracy"]["abs"] == after
 
 
-def test_delta_m_against_itself_is_zero_and_against_a_worse_run_positive(tmp_path: Path) -> None:
-    # Without normals: so short a training leaves their within_11 at 0, which no relative gain has for a base.
-    run = workflow.train(tiny("training.epochs=1", "tasks=[depth]", "plan={}"), tmp_path / "run")
-    assert workflow.evaluate(run.path, network="checkpoint", baseline=run.path).delta_m == pytest.approx(0)
-    summary = json.loads((run.path / "summary.json").read_text())
-    summary["tasks"]["depth"]["abs"] *= 2
-    worse = tmp_path / "worse.json"
-    worse.write_text(json.dumps(summary))
-    report = workflow.evaluate(run.path, network="checkpoint", baseline=worse)
-    assert report.delta_m_tasks["depth"] == pytest.approx(25)  # abs 50 % better, rel the same
-    assert report.baseline == str(worse)
-
-
 def test_inspecting_recipe_run_and_bundle_gives_the_same_deployed_network(run: Run) -> None:
     of_run = workflow.inspect(str(run.path))
     of_bundle = workflow.inspect(str(run.path / "bundles" / "onnx-fp32"))
@@ -238,16 +175,6 @@ def test_exporting_before_collapsing_says_what_to_do(tmp_path: Path) -> None:
     run = workflow.train(tiny("training.epochs=1"), tmp_path / "run")
     with pytest.raises(DataError, match="edgemtl collapse"):
         workflow.export(run)
-
-
-def test_a_bundle_away_from_its_run_cannot_be_evaluated(run: Run, tmp_path: Path) -> None:
-    bundle = tmp_path / "bundle"
-    (run.path / "bundles" / "onnx-fp32").rename(bundle)
-    try:
-        with pytest.raises(DataError, match="inside its run"):
-            workflow.evaluate(bundle)
-    finally:
-        bundle.rename(run.path / "bundles" / "onnx-fp32")
 
 
 def test_pretrained_weights_are_where_training_starts(tmp_path: Path) -> None:

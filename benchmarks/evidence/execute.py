@@ -28,6 +28,7 @@ from edgemtl.core.errors import EdgemtlError
 from edgemtl.core.inspection import Certificate
 from edgemtl.core.locate import find_recipe
 from edgemtl.data.loader import steps_per_epoch
+from edgemtl.evaluation import evaluate
 from edgemtl.recipe import Recipe
 from edgemtl.run import Run, environment
 from edgemtl.training.fabric import computes
@@ -91,7 +92,7 @@ def execute(order: Order) -> Finished:
     peak_rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     peak_device_mib = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
     certificate = workflow.collapse(run, evaluate=False).certificate
-    report = workflow.evaluate(run.path, network="collapsed", split=order.split)
+    report = evaluate(run.path, network="collapsed", split=order.split)
     facts = environment()
     return Finished(
         name=order.name,

@@ -93,12 +93,12 @@ def evaluate(
     """Measure the metrics of every task over a split."""
     import msgspec
 
-    from edgemtl import workflow
     from edgemtl.bench.device import Watch
     from edgemtl.bench.document import as_document
     from edgemtl.bench.gate import check_gates, judge, parse_gates
     from edgemtl.core.bundle import MANIFEST
     from edgemtl.core.report import EvalReport
+    from edgemtl.evaluation import evaluate as measure
     from edgemtl.runtime.opening import choose
     from edgemtl.runtime.video import parse_keyframes
 
@@ -114,7 +114,7 @@ def evaluate(
             fix="Name a bundle of the run.",
         )
     with watch.watching():
-        found = workflow.evaluate(
+        found = measure(
             subject,
             network=network,
             split=split,
