@@ -8,12 +8,11 @@ network once, with all these tensors as outputs; every file is cut from that gra
 from __future__ import annotations
 
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import onnx
@@ -102,21 +101,18 @@ def _export(whole: _Whole, image: Tensor, batch: tuple[int, int], opset: int) ->
     """The graph that all files are cut from."""
     free = batch[0] != batch[1]
     axis = torch.export.Dim("batch", min=batch[0], max=batch[1]) if free else None
-    with _quiet(), tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / "whole.onnx"
-        torch.onnx.export(
+    with _quiet():
+        program = torch.onnx.export(
             whole,
             (image,),
-            path,
             dynamo=True,
-            external_data=False,
             input_names=[IMAGE],
             output_names=list(whole.writes),
             dynamic_shapes=({0: axis},) if free else None,
             opset_version=opset,
             verbose=False,
         )
-        graph = onnx.load(path)
+    graph = cast(torch.onnx.ONNXProgram, program).model_proto
     if free and not graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
         raise UsageError(
             "batch",
