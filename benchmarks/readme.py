@@ -188,6 +188,20 @@ def evidence() -> str:
     return _table([*head, *deltas], rows)
 
 
+def equal() -> str:
+    """The cells with equal weights against plain kernels with equal weights, overall and by task."""
+    found = analyze(read_grid(HERE / "evidence" / "grids" / "cpu.yaml"))
+    rows = []
+    for cell in (name for name in found.cells if name.endswith("-equal")):
+        over = found.cells[cell].against_plain
+        gains = [over.overall, *(over.tasks[task] for task in TASKS)] if over else [None] * (1 + len(TASKS))
+        label = cell.removesuffix("-equal").replace("factorized", "factorized (spatial)")
+        seeds = str(len(found.cells[cell].seeds))
+        rows.append([label, seeds, *_scores(found, dict.fromkeys(TASKS, cell)), *map(_gain, gains)])
+    head = ["kernels", "seeds", "mIoU", "depth abs, m", "normals, degree"]
+    return _table([*head, "Delta_m over plain, %", *TASKS], rows)
+
+
 def pays() -> str:
     """The rows of ``evidence`` that tell most, without the comparison across optimizers."""
     head, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in evidence().splitlines())
@@ -203,7 +217,7 @@ TOLD = {
 }
 TASKS = {"segmentation": ("miou", 3), "depth": ("abs", 3), "normals": ("mean", 1)}
 BLOCKS: dict[str, Callable[[], str]] = {
-    block.__name__: block for block in (summary, steps, forks, bundles, int8, others, evidence, pays)
+    block.__name__: block for block in (summary, steps, forks, bundles, int8, others, evidence, equal, pays)
 }
 
 
