@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import random
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from edgemtl.backbones import load_weights
@@ -21,6 +23,8 @@ def build_model(recipe: Recipe, *, pretrained: bool = False) -> MultitaskModel:
         DataError: the pretrained weights are missing, damaged or of another network.
     """
     torch.manual_seed(recipe.seed)
+    random.seed(recipe.seed)  # a user's own backbone may draw from any
+    np.random.seed(recipe.seed % 2**32)
     stages = recipe.backbone.stages()
     if pretrained and recipe.backbone.weights:
         modules = {stage.name: stage.module for stage in stages}

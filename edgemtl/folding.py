@@ -7,14 +7,16 @@ whatever the padding of the first; it is folded where that takes no more operati
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
-from torch.nn.utils.parametrize import is_parametrized
 
 from edgemtl.core.inspection import Skipped
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_Norm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
 class UntraceableError(Exception):
@@ -36,7 +38,7 @@ def fold_layers(module: nn.Module) -> tuple[nn.Module, list[Skipped]]:
         layer = traced.get_submodule(str(node.target))
         source = node.all_input_nodes[0]
         before = traced.get_submodule(str(source.target)) if source.op == "call_module" else None
-        alone = _feeds_only(source, node)
+        alone = _feeds_only(source, node) and not (_hooked(before) or _hooked(layer))
         if isinstance(layer, _NORMS):
             reason = _why_not(before, layer, alone)
             if reason:
@@ -89,16 +91,16 @@ class _Tracer(fx.Tracer):
         return isinstance(m, self.opaque) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _why_not(before: nn.Module | None, norm: nn.BatchNorm1d | nn.BatchNorm2d, alone: bool) -> str:
+def _why_not(before: nn.Module | None, norm: _Norm, alone: bool) -> str:
     """Why a normalization cannot be folded; empty where it can."""
     if type(norm) not in _NORMS:
         return f"{type(norm).__name__} may do more than normalize"
     if not isinstance(before, nn.Conv2d | nn.Linear):
-        return "follows no convolution or linear layer"
-    if is_parametrized(before):
+        return "follows no Conv2d or Linear"
+    if "weight" not in before._parameters:
         return "the weight of the layer before it is computed, as spectral_norm does"
     if not alone:
-        return "it or the layer before it is used more than once"
+        return "it or the layer before it is used more than once, or has hooks"
     if isinstance(before, nn.Linear) and before.out_features != norm.num_features:
         return "it does not normalize the features of the layer before it"
     return "it normalizes by the statistics of the batch" if norm.running_var is None else ""
@@ -143,13 +145,19 @@ def _calls(graph: fx.Graph) -> list[fx.Node]:
 
 
 def _feeds_only(source: fx.Node, node: fx.Node) -> bool:
-    """Whether a layer's result is read by another layer alone, and each of them is called once."""
+    """Whether a layer's result is read by another layer alone, each called once, and no weight read apart."""
     called = [call.target for call in _calls(node.graph)]
+    inner = tuple(f"{layer.target}." for layer in (source, node))
     return (
         source.op == "call_module"
         and len(source.users) == 1
         and called.count(source.target) == called.count(node.target) == 1
+        and not any(n.op == "get_attr" and str(n.target).startswith(inner) for n in node.graph.nodes)
     )
+
+
+def _hooked(layer: nn.Module | None) -> bool:
+    return layer is not None and bool(layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def _replace(traced: fx.GraphModule, source: fx.Node, node: fx.Node, layer: nn.Module) -> None:

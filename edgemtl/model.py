@@ -125,10 +125,13 @@ def check_size(model: MultitaskModel, size: tuple[int, int]) -> None:
     """Run the network on a blank image of (height, width).
 
     Raises:
-        UsageError: it does not take such images; as a rule, more stages halve them than their size allows.
+        UsageError: it does not take such images; as a rule, more stages halve them than their size allows. Or
+            a branch changes in place what other branches read.
     """
     try:
-        macs_of(model, torch.zeros(1, 3, *size))
+        with torch.no_grad(), evaluating(model):
+            model(torch.zeros(1, 3, *size))
+            _check_forks(model, torch.zeros(1, 3, *size))
     except RuntimeError as error:
         height, width = size
         raise UsageError(
@@ -137,6 +140,22 @@ def check_size(model: MultitaskModel, size: tuple[int, int]) -> None:
             found=str(error).partition("\n")[0],
             fix="Use larger images, or a backbone of fewer stages.",
         ) from error
+
+
+def _check_forks(model: MultitaskModel, image: Tensor) -> None:
+    known: dict[str | None, Features] = {None: {IMAGE: image}}
+    for segment in model.tree:
+        above = known[segment.parent]
+        versions = {name: feature._version for name, feature in above.items()}
+        known[segment.name] = model.run_segment(segment, above)
+        changed = [name for name, feature in above.items() if feature._version != versions[name]]
+        if changed and sum(other.parent == segment.parent for other in model.tree) > 1:
+            raise UsageError(
+                f"stage {segment.stages[0]}",
+                expected="one that leaves what it reads as it is, for the network forks there",
+                found=f"it changes {changed[0]} in place",
+                fix="Set inplace=False in it, or fork at another stage.",
+            )
 
 
 def parameters_of(model: nn.Module) -> int:

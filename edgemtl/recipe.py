@@ -3,6 +3,7 @@ is built or written."""
 
 from __future__ import annotations
 
+import math
 import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -205,6 +206,11 @@ def _check_names(value: object, kind: inspect.Type, path: str) -> None:
                     if not isinstance(key, str):
                         raise UsageError(path, expected="names as keys", found=f"`{key}`", fix="Quote it.")
                     _check_names(below, option.value_type, f"{path}.{key}")
+    elif isinstance(value, list):
+        for index, below in enumerate(value):
+            _check_names(below, inspect.AnyType(), f"{path}[{index}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(path, expected="a finite number", found=f"`{value}`", fix="Mend this value.")
     elif type(value) in map(type, choices) and value not in choices:
         fix = nearest(str(value), map(str, choices))
         raise UsageError(path, expected="a known choice", found=f"`{value}`", fix=fix)

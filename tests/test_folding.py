@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -179,3 +181,40 @@ def test_a_normalization_that_may_do_more_stays_and_is_listed() -> None:
     assert (left.layer, "NormAct may do more" in left.reason) == ("1", True)
     image = torch.rand(2, 3, 9, 9)
     assert torch.equal(folded(image), module(image))
+
+
+class Reread(nn.Module):
+    """Its weight is read beside the layer that has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) + nn.functional.conv2d(x, self.conv.weight, padding=1)
+
+
+def hooked() -> nn.Module:
+    network = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3))
+    network[0].register_forward_hook(lambda _, __, output: 2 * output)
+    return network
+
+
+def weight_normed() -> nn.Module:
+    with pytest.warns(FutureWarning):
+        return nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 3, 3)), nn.BatchNorm2d(3))
+
+
+@pytest.mark.parametrize("build", [Reread, hooked, weight_normed])
+def test_a_layer_of_which_more_is_known_than_its_call_stays(build: Callable[[], nn.Module]) -> None:
+    network = build().eval()
+    nn.init.uniform_(next(m for m in network.modules() if isinstance(m, nn.BatchNorm2d)).weight, 2, 3)
+    folded, left = fold_layers(network)
+    x = torch.rand(1, 3, 9, 9)
+    torch.testing.assert_close(folded(x), network(x))
+    assert len(left) == 1
+
+
+def test_a_normalization_of_three_dimensions_is_listed() -> None:
+    _, left = fold_layers(nn.Sequential(nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3)).eval())
+    assert [skipped.reason for skipped in left] == ["follows no Conv2d or Linear"]

@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from edgemtl.backbones import SegNet
+from edgemtl.backbones import SegNet, chain
 from edgemtl.core.errors import UsageError
 from edgemtl.core.plan import SharingPlan
 from edgemtl.kernels import Factorized, Plain
@@ -91,3 +91,14 @@ def test_a_size_that_the_network_does_not_take_is_refused() -> None:
     check_size(model, (32, 48))
     with pytest.raises(UsageError, match=r"\$\.backbone: expected a network that takes images of 16x24"):
         check_size(model, (16, 24))
+
+
+def test_a_fork_at_what_changes_its_input_in_place_is_refused() -> None:
+    """Each branch would read what the one before it left."""
+    conv = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    stages = chain(stem=conv, act=torch.nn.Sequential(torch.nn.LeakyReLU(inplace=True)))
+    check_size(MultitaskModel(stages, TASKS), (16, 24))
+    forks = {"act": [[task] for task in TASKS]}
+    plan = SharingPlan.forked(tuple(TASKS), ("stem", "act"), forks)
+    with pytest.raises(UsageError, match=r"stage act: expected .* found it changes stem in place"):
+        check_size(MultitaskModel(stages, TASKS, plan), (16, 24))

@@ -129,6 +129,13 @@ def test_a_number_with_an_exponent_is_a_number(tmp_path: Path, number: str) -> N
     assert recipe(f"training.optimizer.lr={number}").training.optimizer.lr == pytest.approx(1e-3)
 
 
+@pytest.mark.parametrize("place", ["optimizer.lr", "optimizer.weight_decay", "clip_norm", "distill.weight"])
+@pytest.mark.parametrize("number", [".inf", "-.inf", ".nan"])
+def test_a_number_that_is_not_finite_is_refused(place: str, number: str) -> None:
+    with pytest.raises(UsageError, match=rf"\$\.training\.{place}: expected a finite number"):
+        recipe(f"training.{place}={number}")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -34,7 +34,7 @@ class Module(Backbone, frozen=True, kw_only=True, tag="module"):
         """
         result = self._factory()(**self.options)
         if isinstance(result, nn.Sequential):
-            return chain(**dict(result.named_children()))
+            return chain(**result._modules)  # named_children leaves repeated ones out
         if isinstance(result, Sequence) and all(isinstance(stage, Stage) for stage in result):
             _check(result)
             return tuple(result)
@@ -97,9 +97,18 @@ def chain(**modules: nn.Module) -> tuple[Stage, ...]:
 
 
 def _check(stages: Sequence[Stage]) -> None:
-    """Stages written by hand may read what nobody wrote, or write what is there already."""
-    known = {IMAGE}
+    """Stages written by hand may read what nobody wrote, write what is there already, or share weights."""
+    known, owners = {IMAGE}, dict[int, str]()
     for stage in stages:
+        for tensor in (*stage.module.parameters(), *stage.module.buffers()):
+            if owners.setdefault(id(tensor), stage.name) != stage.name:
+                raise UsageError(
+                    f"backbone stage {stage.name}",
+                    expected="weights of its own: every group of tasks has a copy of its stages",
+                    found=f"some of {owners[id(tensor)]}",
+                    fix="Put both into one stage, or give each a module of its own.",
+                )
+        _check_inputs(stage)
         for name in stage.reads:
             if name not in known:
                 raise UsageError(
@@ -119,3 +128,18 @@ def _check(stages: Sequence[Stage]) -> None:
             known.add(name)
     if not stages:
         raise UsageError("backbone", expected="at least one stage", found="none", fix="Give it a module.")
+
+
+def _check_inputs(stage: Stage) -> None:
+    """torch.fx, which folds layers, takes an optional tensor of ``forward`` for one that is always there."""
+    if isinstance(stage.module, nn.Sequential):
+        return
+    parameters = list(inspect.signature(stage.module.forward).parameters.values())
+    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if unread := positional[len(stage.reads) :]:
+        raise UsageError(
+            f"backbone stage {stage.name}",
+            expected=f"a forward of {len(stage.reads)} tensors, as the stage reads",
+            found=f"an optional `{unread[0]}`",
+            fix="Wrap the module, as nn.Sequential(module) does, so that its forward takes just these.",
+        )

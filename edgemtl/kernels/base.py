@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Annotated
 
 import msgspec
 import torch
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from edgemtl.core.errors import UsageError
 from edgemtl.core.inspection import Skipped
@@ -30,7 +30,7 @@ class KernelMethod(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ``layers``: patterns of the layers to overparameterize, matched against ``STAGE.path.in.module``.
     """
 
-    layers: tuple[str, ...] = ("*",)
+    layers: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("*",)
 
     def wants(self, layer: str) -> bool:
         """Whether a layer, ``STAGE.path.in.module``, is to be overparameterized."""
@@ -85,12 +85,34 @@ def overparameterize(
                 skipped.append(Skipped(name, f"matches none of {', '.join(method.layers)}"))
                 continue
             try:
-                if is_parametrized(first.get_submodule(path), "weight"):
-                    raise UnsupportedError("its weight is computed already, as spectral_norm does")
+                _check_layer(first, path)
                 method.attach(path, copies)
             except UnsupportedError as error:
                 skipped.append(Skipped(name, str(error)))
     return tuple(skipped)
+
+
+def _check_layer(stage: nn.Module, path: str) -> None:
+    """Refuse a layer whose weight is not its own, whatever the method."""
+    layer = stage.get_submodule(path)
+    weight = layer._parameters.get("weight")
+    if weight is None:
+        raise UnsupportedError("its weight is computed already, as spectral_norm does")
+    check_alone(stage, path)
+    if sum(other._parameters.get("weight") is weight for other in stage.modules()) > 1:
+        raise UnsupportedError("another layer has the same weight")
+
+
+def check_alone(stage: nn.Module, path: str) -> None:
+    """Refuse a layer of several names in a stage: replaced under one, it would still run under others.
+
+    Raises:
+        UnsupportedError: as above.
+    """
+    layer = stage.get_submodule(path)
+    names = [name for name, other in stage.named_modules(remove_duplicate=False) if other is layer]
+    if len(names) > 1:
+        raise UnsupportedError(f"it stands under several names, {' and '.join(names)}")
 
 
 def layers_of(stage: str, module: nn.Module) -> Iterator[tuple[str, str]]:

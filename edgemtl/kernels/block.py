@@ -20,7 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from edgemtl.core.plan import Group
 from edgemtl.folding import UntraceableError, followed_by_norm
-from edgemtl.kernels.base import KernelMethod, UnsupportedError
+from edgemtl.kernels.base import KernelMethod, UnsupportedError, check_alone
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,8 @@ def _conv_at(stage: nn.Module, path: str) -> nn.Conv2d:
         raise UnsupportedError(f"{type(conv).__name__} is no Conv2d")
     if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         raise UnsupportedError("branches of other sizes need numbers as padding, and zeros to pad with")
+    if not conv.weight.requires_grad:
+        raise UnsupportedError("it is frozen, and branches beside it would not be")
     if not all(size % 2 for size in conv.kernel_size):
         raise UnsupportedError("a kernel of even size has no middle for smaller ones to stand in")
     return conv
@@ -167,6 +169,7 @@ def _norm_after(stage: nn.Module, path: str) -> tuple[str, nn.BatchNorm2d]:
         raise UnsupportedError(str(error)) from error
     if follower is None:
         raise UnsupportedError("its result is not read by one batch normalization alone")
+    check_alone(stage, follower)
     norm = stage.get_submodule(follower)
     if type(norm) is not nn.BatchNorm2d:
         raise UnsupportedError(f"{type(norm).__name__} after it may do more than normalize")

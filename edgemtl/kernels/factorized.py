@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from edgemtl.core.errors import UsageError
 from edgemtl.core.plan import Group
+from edgemtl.kernels.base import UnsupportedError
 from edgemtl.kernels.weight import Kernel, Shape, WeightMethod, rate_of, shape_of
 
 
@@ -65,6 +66,8 @@ class Factorized(WeightMethod, frozen=True, kw_only=True, tag="factorized"):
 
     def kernel(self, layer: nn.Module, group: Group) -> Kernel:
         """The factors of a convolution (any stride, padding, dilation, groups) or a linear layer."""
+        if not layer.get_parameter("weight").any():
+            raise UnsupportedError("its kernel is zero, and so would the gradient of every M be")
         return _UMV(shape_of(layer), tuple(layer.get_parameter("weight").shape), group, self)
 
 
@@ -144,5 +147,7 @@ class _UMV(Kernel):
             for middle in middles[1:]:
                 product = self._times(product, middle)
             return product
-        total = torch.stack(tuple(middles)).sum(0)
+        total = middles[0]
+        for middle in middles[1:]:  # not by stack and sum, whose gradients are views of one tensor
+            total = total + middle
         return total / len(middles) if self.method.combine == "mean" else total

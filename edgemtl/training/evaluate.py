@@ -63,7 +63,7 @@ def evaluate(
     totals = {name: add_up(both) for name, both in sums.items()}
     return Evaluation(
         {name: _defined(meter.compute()) for name, meter in meters.items()},
-        {name: (total / count.clamp_min(1)).item() for name, (total, count) in totals.items()},
+        {name: (total / count).item() for name, (total, count) in totals.items() if count},
     )
 
 

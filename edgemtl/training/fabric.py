@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable
 
 import torch
@@ -53,6 +54,14 @@ def make_fabric(spec: Training) -> Fabric:
         )
     several = spec.devices * spec.nodes > 1
     torchrun = torch.distributed.is_torchelastic_launched()
+    started = int(os.environ["WORLD_SIZE"]) if torchrun else spec.devices * spec.nodes
+    if started != spec.devices * spec.nodes:
+        raise UsageError(
+            "$.training.devices",
+            expected=f"{started} in all, as many as torchrun started",
+            found=f"{spec.devices} on each of {spec.nodes} machine{'s' * (spec.nodes > 1)}",
+            fix="Set training.devices to torchrun's --nproc-per-node, and training.nodes to its --nnodes.",
+        )
     return Fabric(
         accelerator=device,
         devices=spec.devices,

@@ -72,7 +72,7 @@ class AdamW(Optimizer, frozen=True, kw_only=True, tag="adamw"):
 class SGD(Optimizer, frozen=True, kw_only=True, tag="sgd"):
     """Stochastic gradient descent with momentum."""
 
-    momentum: Share = 0.9
+    momentum: Decay = 0.9
     nesterov: bool = False
 
     def __post_init__(self) -> None:
@@ -80,8 +80,10 @@ class SGD(Optimizer, frozen=True, kw_only=True, tag="sgd"):
             raise ValueError("Expected a `momentum` above 0 for `nesterov`, got 0")
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """torch.optim.SGD, fused."""
-        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, fused=True)
+        """torch.optim.SGD. Not fused: with fp16, momentum would be uninitialized memory where the first step
+        overflows.
+        """
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
 
 
 class Muon(Optimizer, frozen=True, kw_only=True, tag="muon"):

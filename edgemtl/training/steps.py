@@ -121,12 +121,17 @@ def _backward(kernels: Sequence[Tensor], gradients: Row, to: list[nn.Parameter])
 
 
 def _give(parameters: Sequence[nn.Parameter], gradients: Row) -> None:
-    """Set ``.grad``, as backward does, in the memory layout of the parameter: a gradient may come transposed,
-    and torch's fused optimizers read memory as it lies.
+    """Set ``.grad``, as backward does, each in memory of its own and in the layout of its parameter.
+
+    A gradient may come transposed, while torch's fused optimizers read memory as it lies; and parameters that
+    are added up are given one and the same.
     """
+    given: set[int] = set()
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        if gradient is not None and gradient.stride() != parameter.stride():
-            gradient = torch.empty_like(parameter).copy_(gradient)
+        if gradient is not None:
+            if gradient.stride() != parameter.stride() or gradient.data_ptr() in given:
+                gradient = torch.empty_like(parameter).copy_(gradient)
+            given.add(gradient.data_ptr())
         parameter.grad = gradient
 
 

@@ -21,9 +21,12 @@ def synchronize_norms(model: nn.Module) -> None:
         UsageError: one is of another class: timm's do more than normalize, and others would see a share
             of the batch.
     """
-    for path, module in list(model.named_modules()):
+    synchronized: dict[nn.Module, _SyncNorm2d] = {}
+    for path, module in list(model.named_modules(remove_duplicate=False)):
         if type(module) is nn.BatchNorm2d:
-            model.set_submodule(path, _SyncNorm2d(module))
+            if module not in synchronized:
+                synchronized[module] = _SyncNorm2d(module)
+            model.set_submodule(path, synchronized[module])
         elif isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm):
             raise UsageError(
                 "$.training.devices",

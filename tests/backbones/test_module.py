@@ -47,6 +47,37 @@ def test_every_child_of_a_sequential_is_a_stage() -> None:
     ]
 
 
+def repeated() -> nn.Sequential:
+    act = nn.LeakyReLU(0.1)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), act, nn.Conv2d(4, 5, 3), act)
+
+
+def test_a_child_that_stands_twice_is_two_stages() -> None:
+    network, image = repeated(), torch.rand(1, 3, 9, 9)
+    feature = image
+    for stage in chain(**network._modules):
+        feature = stage.module(feature)
+    assert torch.equal(feature, network(image))
+    assert [stage.name for stage in module("repeated").stages()] == ["0", "1", "2", "3"]
+
+
+def test_stages_of_shared_weights_are_refused() -> None:
+    conv = nn.Conv2d(3, 3, 1)
+    with pytest.raises(UsageError, match="backbone stage last: expected weights of its own"):
+        chain(first=conv, last=nn.Sequential(conv, nn.ReLU()))
+
+
+class Merge(nn.Module):
+    def forward(self, x: torch.Tensor, skip: torch.Tensor | None = None) -> torch.Tensor:
+        return x if skip is None else x + skip
+
+
+def test_a_tensor_that_a_stage_may_leave_out_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"stage merge: expected a forward of 1 tensors, as .* `skip`"):
+        chain(merge=Merge())
+    assert chain(merge=nn.Sequential(Merge()))
+
+
 def test_stages_written_by_hand_are_taken_as_they_are() -> None:
     assert [(stage.name, stage.reads) for stage in module("by_hand", reads="first").stages()] == [
         ("first", (IMAGE,)),

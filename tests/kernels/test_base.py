@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
+import msgspec
 from torch import nn
 
 from edgemtl.backbones import chain
@@ -13,6 +16,9 @@ from edgemtl.kernels import (
     DBB,
     DOConv,
     Factorized,
+    KernelMethod,
+    RepVGG,
+    Residual,
     composed,
     composed_state,
     overparameterize,
@@ -89,3 +95,50 @@ def test_a_layer_whose_weight_is_computed_already_is_listed_and_collapses() -> N
     assert (skipped.layer, "computed already" in skipped.reason) == ("normed.0", True)
     assert [path for path, _ in parametrized(model)] == ["segments.trunk.plain"]
     assert collapse(model, (16, 16)).certificate.worst["fp32"] < 1e-5
+
+
+class Named(nn.Module):
+    """A convolution and its normalization, which the forward pass knows by other names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.block = nn.Sequential(self.conv, self.norm, nn.ReLU())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.block(x)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x))
+
+
+def hooked() -> nn.Sequential:
+    with pytest.warns(FutureWarning):
+        return nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4))
+
+
+@pytest.mark.parametrize("method", [Residual(), RepVGG()], ids=["weight space", "blocks"])
+@pytest.mark.parametrize(
+    ("stage", "reason"),
+    [(Named, "conv and block.0"), (Tied, "another layer has"), (hooked, "is computed already")],
+)
+def test_layers_that_are_not_alone_with_their_weight_stay_plain(
+    stage: Callable[[], nn.Module], reason: str, method: KernelMethod
+) -> None:
+    module = stage()
+    names = list(module.state_dict())
+    skipped = overparameterize(method, "stem", {("a",): module})
+    assert skipped and all(reason in left.reason for left in skipped)
+    assert list(module.state_dict()) == names
+
+
+def test_a_method_of_no_layers_is_refused() -> None:
+    with pytest.raises(msgspec.ValidationError, match="length >= 1"):
+        msgspec.convert({"type": "residual", "layers": []}, Residual)

@@ -228,3 +228,9 @@ def test_without_factors_of_the_tasks_every_update_trains_like_joint(
         trained[name] = model.state_dict()
     for name, value in trained["joint"].items():
         torch.testing.assert_close(trained[update][name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_what_is_frozen_gets_no_branches_that_would_be_trained() -> None:
+    stage = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)).requires_grad_(False)
+    (skipped,) = overparameterize(RepVGG(), "stem", {("a",): stage})
+    assert "it is frozen" in skipped.reason

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from edgemtl.core.errors import UsageError
-from edgemtl.kernels import Factorized, factors
+from edgemtl.kernels import Factorized, factors, overparameterize
 
 COMBINATIONS = ("product", "mean", "sum")
 MATRICES = ("channel", "spatial")
@@ -159,3 +159,25 @@ def test_the_logarithm_of_a_missing_singular_value_is_finite() -> None:
 def test_what_does_not_go_together_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Factorized(**options)
+
+
+@pytest.mark.parametrize("combine", ["product", "mean", "sum"])
+def test_every_factor_has_a_gradient_in_memory_of_its_own(combine: str) -> None:
+    """What changes gradients in place, as clipping does, must change each once."""
+    layer = nn.Conv2d(4, 6, 3)
+    overparameterize(Factorized(combine=combine), "stem", {("a", "b", "c"): layer})
+    layer(torch.rand(1, 4, 9, 9)).square().sum().backward()
+    gradients = [factor.parameter.grad for factor in factors(layer)]
+    assert len(gradients) == 5
+    before = [gradient.clone() for gradient in gradients]
+    for gradient in gradients:
+        gradient.mul_(0.5)
+    for gradient, whole in zip(gradients, before, strict=True):
+        assert torch.equal(gradient, whole / 2)
+
+
+def test_a_kernel_of_zeros_stays_plain() -> None:
+    layer = nn.Conv2d(4, 6, 3)
+    nn.init.zeros_(layer.weight)
+    (skipped,) = overparameterize(Factorized(), "stem", {("a",): layer})
+    assert "its kernel is zero" in skipped.reason

@@ -68,9 +68,10 @@ def test_a_metric_that_no_pixel_defines_is_left_out(batches: list[Batch]) -> Non
         Batch(b.ids, b.image, {**b.labels, "depth": torch.zeros_like(b.labels["depth"])}) for b in batches
     ]
     answers = iter(blind)
-    scores = evaluate(lambda _: truth(next(answers)), TASKS, blind).scores
-    assert scores["depth"] == {}
-    assert scores["segmentation"]["miou"] == 1
+    found = evaluate(lambda _: truth(next(answers)), TASKS, blind, losses=True)
+    assert found.scores["depth"] == {}
+    assert found.scores["segmentation"]["miou"] == 1
+    assert set(found.losses) == set(TASKS) - {"depth"}
 
 
 def test_a_metric_that_is_not_finite_is_told_to_who_searches_and_refused_for_a_report(

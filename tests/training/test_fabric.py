@@ -87,6 +87,18 @@ def test_more_devices_than_there_are_is_an_error_of_the_setup(monkeypatch: pytes
         make_fabric(Training(devices=2))
 
 
+@pytest.mark.parametrize("devices", [1, 4])
+def test_other_processes_than_torchrun_started_are_refused(
+    devices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        UsageError, match=rf"devices: expected 2 in all, .* found {devices} on each of 1 mach"
+    ):
+        make_fabric(Training(**CPU, devices=devices))
+
+
 def test_processes_gather_what_each_of_them_has() -> None:
     """In the order of the processes, as many items as each has."""
     fabric = make_fabric(Training(**CPU))

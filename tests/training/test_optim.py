@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any, get_args
 
 import msgspec
@@ -16,6 +17,7 @@ from edgemtl.training.muon import Orthogonalizing
 from edgemtl.training.optim import (
     SGD,
     Adam,
+    AdamW,
     Constant,
     Cosine,
     Muon,
@@ -230,3 +232,30 @@ def test_a_scaler_unscales_and_skips_two_optimizers_as_one(inf: bool) -> None:
     scaler.step(optimizer)
     scaler.update()
     assert all(bool((parameter == 1).all()) == inf for parameter in parameters)
+
+
+@pytest.mark.parametrize("spec", [Adam(), AdamW(), SGD(), SGD(nesterov=True), Muon()], ids=str)
+def test_a_first_step_that_overflows_is_as_if_it_had_not_been(
+    spec: Optimizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scale of fp16 begins high. Memory that nobody initialized is NaN here."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        weights = []
+        for gradients in ([math.inf, 1.0, 1.0], [1.0, 1.0]):
+            weight = nn.Parameter(torch.ones(2, 3))
+            optimizer, scaler = (
+                spec.build([{"params": [weight], "lr": 0.1, "weight_decay": 0.0}]),
+                torch.amp.GradScaler("cpu"),
+            )
+            for gradient in gradients:
+                scaler.scale(weight.sum()).backward()
+                weight.grad.mul_(gradient)
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+            weights.append(weight.detach())
+        torch.testing.assert_close(*weights)
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -16,7 +16,7 @@ from edgemtl.model import MultitaskModel
 from edgemtl.training.aggregation import Row, equally, weighing
 from edgemtl.training.objective import Objective
 from edgemtl.training.optim import SGD
-from edgemtl.training.steps import UPDATES, check_update
+from edgemtl.training.steps import UPDATES, _give, check_update
 from tests.contracts.networks import PLANS, SIZE, TASKS, network
 
 METHODS: list[KernelMethod] = [Plain(), Factorized(), Factorized(combine="mean", middle="full")]
@@ -294,3 +294,10 @@ def test_alternating_needs_factors_of_single_tasks(method: KernelMethod) -> None
         check_update("alternating", objective(network(method)))
     check_update("routed", objective(network(method)))
     check_update("alternating", objective(network(Factorized())))
+
+
+def test_parameters_that_are_given_one_gradient_have_each_its_own() -> None:
+    first, second = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    _give([first, second], torch.autograd.grad((first + second).sum(), [first, second]))
+    first.grad.mul_(3)
+    assert (first.grad.tolist(), second.grad.tolist()) == ([3, 3], [1, 1])

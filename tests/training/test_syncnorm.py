@@ -76,3 +76,11 @@ def test_a_normalization_that_may_do_more_is_refused() -> None:
         synchronize_norms(nn.Sequential(nn.Conv2d(3, 4, 3), NormAct(4)))
     with pytest.raises(UsageError, match=r"BatchNorm1d.*1 normalizes by its own share"):
         synchronize_norms(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)))
+
+
+def test_a_normalization_of_two_names_is_synchronized_under_both() -> None:
+    norm = nn.BatchNorm2d(4)
+    model = nn.ModuleDict({"norm": norm, "block": nn.Sequential(nn.Conv2d(3, 4, 1), norm)})
+    synchronize_norms(model)
+    assert type(model["norm"]) is not nn.BatchNorm2d
+    assert model["norm"] is model["block"][1]
