@@ -53,29 +53,27 @@ def edges(graph: ModelProto, name: str, reads: Sequence[str], writes: Sequence[s
 def extract(joined: ModelProto, file: ModelProto) -> ModelProto:
     """What computes the outputs of ``file`` from its inputs in a joined graph, as a file of its own.
 
-    PyTorch lets whoever reads ``b = Identity(a)`` read ``a``, and asks the image for the batch wherever it is
-    needed; all that a file reads has it, too.
+    PyTorch asks the image for a free batch wherever it is needed; all that a file reads has it first, too.
 
     Raises:
         ValueError: the outputs need more than these inputs.
     """
     inputs, outputs = ([info.name for info in infos] for infos in (file.graph.input, file.graph.output))
-    origin = {n.output[0]: n.input[0] for n in joined.graph.node if n.op_type == "Identity"}
-    renamed = {origin.get(name, name): name for name in inputs if origin.get(name) not in inputs}
+    image = joined.graph.input[0].name
     known = {*inputs, "", *constant_names(joined.graph)}
     nodes = []
     for node in joined.graph.node:  # which is sorted: readers come after writers
-        reads = [renamed.get(name, name) for name in node.input]
-        if node.op_type == "Shape" and reads[0] not in known:
+        reads = list(node.input)
+        if node.op_type == "Shape" and reads == [image] and image not in inputs:
             reads = inputs[:1]
-        if known.issuperset(reads) and known.isdisjoint(node.output):
+        if known.issuperset(reads):
             nodes.append(_reading(node, reads))
             known.update(node.output)
     if lacking := [name for name in outputs if name not in known]:
         raise ValueError(f"{file.graph.name}: {lacking} need more than {inputs}")
     graph = GraphProto(name=file.graph.name, input=file.graph.input, output=file.graph.output)
-    graph.node.extend(_needed(nodes, outputs))
-    used = {name for node in graph.node for name in node.input}
+    graph.node.extend(_needed(nodes, inputs, outputs))
+    used = {name for node in graph.node for name in node.input}.union(outputs).difference(inputs)
     graph.initializer.extend(tensor for tensor in joined.graph.initializer if tensor.name in used)
     inside = {name for node in graph.node for name in node.output} - {*inputs, *outputs}
     graph.value_info.extend(info for info in joined.graph.value_info if info.name in inside)
@@ -90,13 +88,13 @@ def _reading(node: NodeProto, names: Sequence[str]) -> NodeProto:
     return copy
 
 
-def _needed(nodes: Sequence[NodeProto], outputs: Sequence[str]) -> list[NodeProto]:
-    """Those of sorted nodes that outputs need."""
+def _needed(nodes: Sequence[NodeProto], inputs: Sequence[str], outputs: Sequence[str]) -> list[NodeProto]:
+    """Those of sorted nodes that outputs need beside inputs."""
     needed, kept = set(outputs), []
     for node in reversed(nodes):
         if not needed.isdisjoint(node.output):
             kept.append(node)
-            needed.update(node.input)
+            needed.update(set(node.input).difference(inputs))
     return kept[::-1]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,18 +19,21 @@ import numpy as np
 import onnx
 import onnxsim
 import torch
-from onnx import ModelProto
+from onnx import ModelProto, version_converter
+from onnxscript import optimizer
 from torch import Tensor, nn
 
 from edgemtl.backbones.base import IMAGE
 from edgemtl.core.bundle import ModelFile, TensorInfo
-from edgemtl.core.errors import UsageError
+from edgemtl.core.errors import GateError, UsageError
 from edgemtl.core.plan import Segment
 from edgemtl.export.evaluate import evaluator
 from edgemtl.export.graph import edges, extract
 from edgemtl.model import MultitaskModel, macs_of, parameters_of
 
 _SAME = 1e-6  # relative difference up to which a simplified file counts as the same
+_CLOSE = 1e-3  # and a file as computing what its part of the network does
+_OLDEST = 18  # the opset that PyTorch writes at least
 
 
 class Cut(NamedTuple):
@@ -84,68 +88,130 @@ def write_models(
         opset: of ONNX; below 18 only if the network can be converted down from there.
 
     Raises:
-        UsageError: the batch is free, and PyTorch finds that the network fixes it.
+        UsageError: PyTorch cannot export the network, or finds that it fixes a batch that is to be free; or a
+            task is named like a tensor inside.
+        GateError: a file computes something else than the network.
     """
     whole = _Whole(model, list(cuts(model, "split", size)))
     image = torch.rand(batch[1], 3, *size)
-    with torch.no_grad():
-        tensors = {IMAGE: image, **dict(zip(whole.writes, whole(image), strict=True))}
     graph = _export(whole, image, batch, opset)
+    passed = [whole.tensors(image[:count]) for count in dict.fromkeys((1, *batch))]
     return {
-        layout: tuple(_write(cut, graph, folder, tensors, batch) for cut in cuts(model, layout, size))
+        layout: tuple(_write(cut, graph, folder, passed, batch, opset) for cut in cuts(model, layout, size))
         for layout in layouts
     }
 
 
 def _export(whole: _Whole, image: Tensor, batch: tuple[int, int], opset: int) -> ModelProto:
-    """The graph that all files are cut from."""
+    """The graph that all files are cut from; optimizing it would join what lies on both sides of a cut."""
     free = batch[0] != batch[1]
     axis = torch.export.Dim("batch", min=batch[0], max=batch[1]) if free else None
-    with _quiet():
-        program = torch.onnx.export(
-            whole,
-            (image,),
-            dynamo=True,
-            input_names=[IMAGE],
-            output_names=list(whole.writes),
-            dynamic_shapes=({0: axis},) if free else None,
-            opset_version=opset,
-            verbose=False,
-        )
-    graph = cast(torch.onnx.ONNXProgram, program).model_proto
-    if free and not graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                whole,
+                (image,),
+                dynamo=True,
+                input_names=[IMAGE],
+                output_names=list(whole.writes),
+                dynamic_shapes=({0: axis},) if free else None,
+                opset_version=max(opset, _OLDEST),
+                optimize=False,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
         raise UsageError(
-            "batch",
-            expected=f"a network that takes batches of {batch[0]} to {batch[1]}",
-            found=f"one that takes {batch[1]} alone",
-            fix="Export for one batch size, or let its modules ask x.shape[0], not len(x).",
-        )
+            "network",
+            expected="one that PyTorch can export",
+            found=str(error.__cause__ or error).strip().partition("\n")[0].rstrip("."),
+            fix="Its traceback, with --debug, names the line; replace what depends on values there.",
+        ) from error
+    graph = cast(torch.onnx.ONNXProgram, program).model_proto
+    _check(graph, batch)
     return graph
 
 
+def _check(graph: ModelProto, batch: tuple[int, int]) -> None:
+    """That every name is of one tensor, and a free batch the first axis of all that enters or leaves."""
+    names = Counter(name for node in graph.graph.node for name in node.output)
+    for name in (info.name for info in graph.graph.output if names[info.name] > 1):
+        raise UsageError(
+            f"task `{name}`",
+            expected="a name that no tensor inside the exported network has",
+            found=f"`{name}`",
+            fix="Rename the task.",
+        )
+    if batch[0] == batch[1]:
+        return
+    infos = (*graph.graph.input, *graph.graph.output)
+    first = {info.name: info.type.tensor_type.shape.dim[:1] for info in infos}
+    axes = {name: axis[0].dim_param if axis else "" for name, axis in first.items()}
+    for name, axis in axes.items():
+        if not axis or axis != axes[IMAGE]:
+            raise UsageError(
+                name,
+                expected=f"a first axis of {batch[0]} to {batch[1]} images",
+                found="one that PyTorch finds to be another",
+                fix="Export for one batch size; or ask x.shape[0], not len(x), and keep the batch first.",
+            )
+
+
 def _write(
-    cut: Cut, graph: ModelProto, folder: Path, tensors: Mapping[str, Tensor], batch: tuple[int, int]
+    cut: Cut,
+    graph: ModelProto,
+    folder: Path,
+    passed: Sequence[Mapping[str, Tensor]],
+    batch: tuple[int, int],
+    opset: int,
 ) -> ModelFile:
-    """Write one file, cut out of the graph of all."""
-    inputs, outputs = _read(cut, tensors), tuple(tensors[name] for name in cut.writes)
+    """Write one file, cut out of the graph of all, and try it on what ``passed``: for one image, then for the
+    least and the greatest batch.
+    """
     path = folder / f"{cut.name}.onnx"
-    model = extract(graph, edges(graph, cut.name, cut.reads, cut.writes))
-    onnx.save(_simplified(model, dict(zip(cut.reads, inputs, strict=True))), path)
-    size = -1 if batch[0] != batch[1] else batch[1]
+    feeds = {name: passed[-1][name] for name in cut.reads}
+    model = optimizer.optimize(extract(graph, edges(graph, cut.name, cut.reads, cut.writes)))
+    model = _simplified(_lowered(model, opset), feeds)
+    for tensors in passed[batch[0] > 1 :]:
+        _try(model, cut, tensors)
+    onnx.save(model, path)
+    free = batch[0] != batch[1]
     return ModelFile(
         name=cut.name,
         path=path.name,
         tasks=cut.tasks,
-        inputs=_infos(cut.reads, inputs, size),
-        outputs=_infos(cut.writes, outputs, size),
+        inputs=_infos(cut.reads, passed[-1], free),
+        outputs=_infos(cut.writes, passed[-1], free),
         parameters=parameters_of(cut.module),
-        macs=macs_of(cut.module, *(tensor[:1] for tensor in inputs)),
+        macs=macs_of(cut.module, *(passed[0][name].clone() for name in cut.reads)),
         channels=max((m.out_channels for m in cut.module.modules() if isinstance(m, nn.Conv2d)), default=0),
     )
 
 
-def _read(cut: Cut, tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    return tuple(tensors[name] for name in cut.reads)
+def _lowered(model: ModelProto, opset: int) -> ModelProto:
+    """A file of an older opset; as it was, where an operator is not in that."""
+    try:
+        return version_converter.convert_version(model, opset) if opset < _OLDEST else model
+    except RuntimeError:
+        return model
+
+
+def _try(model: ModelProto, cut: Cut, tensors: Mapping[str, Tensor]) -> None:
+    """That a file computes what its part of the network does.
+
+    Raises:
+        GateError: it does not.
+    """
+    found = evaluator(model)({name: tensors[name].numpy() for name in cut.reads})
+    for name in cut.writes:
+        expected = tensors[name].numpy().astype(np.float64)
+        error = np.abs(found[name] - expected).max()
+        if not error <= _CLOSE * max(np.abs(expected).max(), 1):
+            raise GateError(
+                f"{cut.name}.onnx {name}",
+                expected="what the network computes",
+                found=f"up to {error:.2g} beside it",
+                fix="This is a fault of the exporter or of edgemtl: please report it.",
+            )
 
 
 def _simplified(original: ModelProto, feeds: Mapping[str, Tensor]) -> ModelProto:
@@ -161,16 +227,18 @@ def _simplified(original: ModelProto, feeds: Mapping[str, Tensor]) -> ModelProto
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's warnings, which are about its own parts (torchvision that is not there)."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without the exporters' warnings, which are about their own parts (torchvision that is not there)."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 class _Whole(nn.Module):
@@ -183,10 +251,17 @@ class _Whole(nn.Module):
         self._parts = tuple(parts)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Tensors between parts are copies: each name is a value of its own, whatever parts do with them."""
         tensors = {IMAGE: image}
         for part in self._parts:
-            tensors.update(zip(part.writes, part.module(*_read(part, tensors)), strict=True))
+            written = part.module(*(tensors[name].clone() for name in part.reads))
+            tensors.update(zip(part.writes, (tensor.clone() for tensor in written), strict=True))
         return tuple(tensors[name] for name in self.writes)
+
+    @torch.no_grad()
+    def tensors(self, image: Tensor) -> dict[str, Tensor]:
+        """The image and all that the parts write of it, by name."""
+        return {IMAGE: image, **dict(zip(self.writes, self(image), strict=True))}
 
 
 class _Merged(nn.Module):
@@ -237,8 +312,9 @@ def _tensor(model: MultitaskModel, segment: Segment, feature: str) -> str:
     return next((f"{s.name}.{feature}" for s in reversed(above) if feature in _writes(model, s)), feature)
 
 
-def _infos(names: tuple[str, ...], tensors: Sequence[Tensor], batch: int) -> tuple[TensorInfo, ...]:
+def _infos(names: Sequence[str], tensors: Mapping[str, Tensor], free: bool) -> tuple[TensorInfo, ...]:
+    shapes = {name: tuple(tensors[name].shape) for name in names}
     return tuple(
-        TensorInfo(name, (batch, *tensor.shape[1:]), str(tensor.dtype).removeprefix("torch."))
-        for name, tensor in zip(names, tensors, strict=True)
+        TensorInfo(name, (-1, *shape[1:]) if free else shape, str(tensors[name].dtype).removeprefix("torch."))
+        for name, shape in shapes.items()
     )

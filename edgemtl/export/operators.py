@@ -59,7 +59,7 @@ def check_model(devices: tuple[Device, ...], path: Path, opset: int) -> None:
             path.name,
             expected=f"opset {opset}",
             found=f"operators that need {written}",
-            fix=f"Name a target or a --jetpack that reads opset {written}, or pad with zeros in the network.",
+            fix=f"Name a target, a --jetpack or an --opset of {written}, or replace them (pad with zeros).",
         )
     check_operators(devices, path.name, sorted({(node.domain, _name(node)) for node in model.graph.node}))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import onnxruntime
 
 from edgemtl.backbones import SegNet, Stage, chain
 from edgemtl.collapse import collapse
-from edgemtl.core.errors import UsageError
+from edgemtl.core.errors import GateError, UsageError
 from edgemtl.core.plan import SharingPlan
+from edgemtl.export.graph import constants, set_constants
 from edgemtl.export.onnx import cuts, write_models
 from edgemtl.kernels import Factorized
 from edgemtl.model import MultitaskModel, macs_of, parameters_of
@@ -71,38 +73,79 @@ def test_a_part_writes_nothing_that_nobody_reads(plan: str) -> None:
     assert {name for part in parts for name in part.writes} == read - {"image"} | set(TASKS)
 
 
-class AskingForItsBatch(torch.nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        ones = torch.ones(x.shape[0], 1, 1, 1) * x.flatten(1).mean(1).reshape(-1, 1, 1, 1)
-        return (x.reshape(x.shape[0], -1) + x.shape[0]).reshape(x.shape) + ones
+class Calling(torch.nn.Module):
+    """A stage of a function."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *features: torch.Tensor) -> object:
+        return self.function(*features)
 
 
-def with_names_for_one_value() -> MultitaskModel:
-    """The trunk writes one value under two names, branches begin and end with what they read, and a branch
-    wants to know the batch, which the exporter asks of the image."""
-    conv, same, asking = torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Identity(), AskingForItsBatch()
-    stages = (
-        Stage("first", conv, ("image",), 4, 1),
-        Stage("second", torch.nn.Dropout(), ("first",), 4, 1),
-        Stage("third", _Sum(), ("first", "second", "image"), 4, 1),
-        Stage("fourth", same, ("third",), 4, 1),
-        Stage("fifth", asking, ("fourth",), 4, 1),
-        Stage("sixth", same, ("fifth",), 4, 1),
-    )
-    forks = {
-        "third": [["segmentation"], ["depth", "normals"]],
-        "fourth": [["segmentation"], ["depth"], ["normals"]],
-    }
-    plan = SharingPlan.forked(tuple(TASKS), tuple(stage.name for stage in stages), forks)
-    return MultitaskModel(stages, TASKS, plan).eval()
+def conv(inputs: int = 3) -> torch.nn.Conv2d:
+    return torch.nn.Conv2d(inputs, 4, 3, padding=1)
 
 
-class _Sum(torch.nn.Module):
-    def forward(self, first: torch.Tensor, second: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        return first * second + image.mean(1, keepdim=True)
+def four(image: torch.Tensor) -> torch.Tensor:
+    """Channels."""
+    return torch.cat([image, image[:, :1]], 1)
 
 
-NETWORKS = {"forked": partial(collapsed, "forked"), "aliases": with_names_for_one_value}
+def staged(forks: dict[str, list[list[str]]], *stages: tuple[object, ...]) -> MultitaskModel:
+    """Stages first, second, ... of a module or function, what it reads, and its extras."""
+    names = ("first", "second", "third", "fourth", "fifth", "sixth")[: len(stages)]
+    built = [
+        Stage(name, part if isinstance(part, torch.nn.Module) else Calling(part), reads, 4, 1, *extras)
+        for name, (part, reads, *extras) in zip(names, stages, strict=True)
+    ]
+    torch.manual_seed(0)
+    return MultitaskModel(built, TASKS, SharingPlan.forked(tuple(TASKS), names, forks)).eval()
+
+
+EACH = [["segmentation"], ["depth"], ["normals"]]
+TWO = [["segmentation"], ["depth", "normals"]]
+DROPOUT = torch.nn.Dropout()
+# What PyTorch, asked for all parts at once, could write across a cut, or asks of the image.
+NETWORKS: dict[str, Callable[[], MultitaskModel]] = {
+    "skips": partial(collapsed, "forked"),
+    "names for one value": lambda: staged(
+        {"third": TWO, "fourth": EACH},
+        (conv(), ("image",)),
+        (DROPOUT, ("first",)),
+        (lambda a, b, image: a * b + image.mean(1, keepdim=True), ("first", "second", "image")),
+        (DROPOUT, ("third",)),
+        (torch.nn.Identity(), ("fourth",)),
+    ),
+    "the batch": lambda: staged(
+        {"second": EACH},
+        (conv(), ("image",)),
+        (lambda a: (a.reshape(a.shape[0], -1) + a.shape[0]).reshape(a.shape), ("first",)),
+        (lambda a: a + torch.ones(a.shape[0], 1, 1, 1) * a.mean((1, 2, 3), keepdim=True), ("second",)),
+    ),
+    "padding": lambda: staged(
+        {"third": EACH}, (conv(), ("image",)), (torch.nn.ZeroPad2d(1), ("first",)), (conv(4), ("second",))
+    ),
+    "equal nodes": lambda: staged(
+        {"third": EACH},
+        (conv(), ("image",)),
+        (lambda a: (a.relu(), a.chunk(2, 1)[0]), ("first",), ("half",)),
+        (lambda a, half: torch.cat([a.chunk(2, 1)[1], half], 1), ("first", "half")),
+    ),
+    "constants": lambda: staged(
+        {"third": EACH},
+        (conv(), ("image",)),
+        (lambda a: (a.relu(), torch.zeros(a.shape[0], 4, *SIZE), a > 0), ("first",), ("zeros", "mask")),
+        (lambda a, zeros, mask: torch.where(mask, a, zeros - 1), ("second", "zeros", "mask")),
+    ),
+    "in place": lambda: staged(
+        {"second": EACH},
+        (conv(), ("image",)),
+        (torch.nn.ReLU(inplace=True), ("first",)),
+        (conv(4), ("second",)),
+    ),
+}
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -124,18 +167,52 @@ def test_the_files_compute_what_the_network_does(
                 np.testing.assert_allclose(tensors[task], value.detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
-class FixingItsBatch(torch.nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + len(x)
-
-
-def test_a_network_that_fixes_its_batch_is_refused_a_free_one(tmp_path: Path) -> None:
-    stages = chain(first=torch.nn.Conv2d(3, 4, 3), last=FixingItsBatch())
-    model = MultitaskModel(stages, TASKS).eval()
-    with pytest.raises(UsageError, match=r"takes batches of 1 to 3, found one that takes 3 alone"):
+@pytest.mark.parametrize(
+    ("where", "stages"),
+    [
+        ("image", [(lambda a: four(a) + len(a), ("image",))]),
+        (
+            "trunk.tokens",
+            [
+                (lambda a: (four(a), a.flatten(2).permute(2, 0, 1)), ("image",), ("tokens",)),
+                (lambda t, a: a * a.shape[0] + t.mean(), ("tokens", "first")),
+            ],
+        ),
+    ],
+)
+def test_a_free_batch_is_the_first_axis_of_all(
+    where: str, stages: list[tuple[object, ...]], tmp_path: Path
+) -> None:
+    model = staged({"second": EACH} if len(stages) > 1 else {}, *stages)
+    with pytest.raises(UsageError, match=rf"{where}: expected a first axis of 1 to 3 images"):
         write_models(model, tmp_path, layouts=("merged",), size=SIZE, batch=(1, 3), opset=18)
     assert not list(tmp_path.iterdir())
-    assert write_models(model, tmp_path, layouts=("merged",), size=SIZE, batch=(3, 3), opset=18)
+    assert write_models(model, tmp_path, layouts=("split",), size=SIZE, batch=(3, 3), opset=18)
+
+
+def test_a_task_named_like_a_tensor_inside_is_refused(tmp_path: Path) -> None:
+    model = MultitaskModel(chain(first=conv(), last=torch.nn.ReLU()), {"relu": TASKS["depth"]}).eval()
+    with pytest.raises(UsageError, match=r"task `relu`: expected a name .* Rename the task"):
+        write_models(model, tmp_path, layouts=("merged",), size=SIZE, batch=(1, 1), opset=18)
+
+
+def test_what_pytorch_cannot_export_is_said_in_a_line(tmp_path: Path) -> None:
+    model = staged({}, (lambda a: four(a) if a.mean() > 0 else four(-a), ("image",)))
+    with pytest.raises(UsageError, match="network: expected one that PyTorch can export") as caught:
+        write_models(model, tmp_path, layouts=("merged",), size=SIZE, batch=(1, 1), opset=18)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_computes_something_else_is_a_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled(model: onnx.ModelProto, _: int) -> onnx.ModelProto:
+        set_constants(model.graph, {name: 2 * a for name, a in constants(model.graph).items() if a.ndim == 4})
+        return model
+
+    monkeypatch.setattr("edgemtl.export.onnx._lowered", spoiled)
+    with pytest.raises(GateError, match=r"merged\.onnx segmentation: expected what the network computes"):
+        write_models(collapsed("trunk"), tmp_path, layouts=("merged",), size=SIZE, batch=(1, 1), opset=18)
 
 
 def test_files_say_what_they_read_and_write(tmp_path: Path) -> None:
