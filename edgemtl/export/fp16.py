@@ -21,6 +21,7 @@ DELICATE = frozenset(
     {
         *("BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization"),
         *("ReduceMean", "ReduceSum", "ReduceL2", "Pow", "Exp", "Log", "Sqrt", "Div", "Softmax"),
+        *("Cast", "ConstantOfShape", "EyeLike"),  # whose type is written into them
     }
 )
 

@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from edgemtl.export.graph import (
     Array,
@@ -65,7 +65,7 @@ def quantize(
     weights = constants(graph)
     nodes: list[NodeProto] = []
     paired: set[str] = set()
-    real: dict[str, str] = {}  # weights that were rounded, under the names of what makes them real again
+    rounded: set[str] = set()
     for node in graph.node:
         if part_of(node) in parts:
             for index, name in enumerate(node.input):
@@ -77,10 +77,11 @@ def quantize(
                         paired.add(name)
             if node.op_type == "Conv":
                 weight = node.input[1]
-                if weight not in real:  # a layer may be called twice
-                    nodes.append(_quantize_weight(graph, weight, weights[weight]))
-                    real[weight] = nodes[-1].output[0]
-                node.input[1] = real[weight]
+                # A layer may be called twice; ONNX Runtime opens no file where two read one weight.
+                name = f"{weight}/{node.name}" if weight in rounded else weight
+                nodes.append(_quantize_weight(graph, name, weights[weight]))
+                node.input[1] = nodes[-1].output[0]
+                rounded.add(weight)
         nodes.append(node)
         for index, name in enumerate(node.output):
             if name in wanted and name in inside:
@@ -95,7 +96,11 @@ def quantized_tensors(graph: GraphProto, parts: Collection[str], activations: Ac
     fixed = constant_names(graph)
     mine = [node for node in graph.node if part_of(node) in parts]
     written = {name for node in mine for name in node.output}
-    wanted = between_parts(graph) & written | {node.input[0] for node in mine if node.op_type == "Conv"}
+    infos = (*graph.input, *graph.value_info, *graph.output)
+    whole = {info.name for info in infos if info.type.tensor_type.elem_type != TensorProto.FLOAT}
+    wanted = between_parts(graph) & written - whole | {
+        node.input[0] for node in mine if node.op_type == "Conv"
+    }
     for node in reversed(mine):
         if node.op_type in BETWEEN and wanted.intersection(node.output):
             wanted |= {name for name in _values(node) if name not in fixed}

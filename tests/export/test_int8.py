@@ -16,6 +16,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgemtl.export.calibrate import calibrate
 from edgemtl.export.equalize import correct_bias
+from edgemtl.export.evaluate import evaluator
 from edgemtl.export.graph import constants, extract
 from edgemtl.export.int8 import (
     Activations,
@@ -162,7 +163,7 @@ def called_twice() -> ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def test_a_layer_that_is_called_twice_is_rounded_once() -> None:
+def test_a_layer_that_is_called_twice_is_rounded_alike_and_runs() -> None:
     model = called_twice()
     calibration = calibrate(model, quantized_tensors(model.graph, {"trunk"}, "int8"), images(4), "minmax")
     corrected = correct_bias(model, {"trunk"}, calibration.means)
@@ -171,4 +172,5 @@ def test_a_layer_that_is_called_twice_is_rounded_once() -> None:
     expected = run(model, feeds)["task"]
     rounded = quantize(corrected, {"trunk"}, calibration.ranges, "int8")
     found = run(rounded, feeds, optimize=False)["task"]
+    np.testing.assert_allclose(evaluator(rounded)(feeds)["task"], found, atol=1e-2)  # as the runner opens it
     assert 0 < np.abs(found - expected).max() < 0.05 * np.abs(expected).max()

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import onnx
 
+from edgemtl.backbones import SegNet, chain
 from edgemtl.collapse import CollapsedModel, collapse
 from edgemtl.core.bundle import Manifest, read_manifest
 from edgemtl.core.errors import GateError, UsageError
@@ -20,10 +21,12 @@ from edgemtl.export import Export, Lowering, Material, write_bundle
 from edgemtl.export.budget import parse_budget
 from edgemtl.export.calibrate import digest
 from edgemtl.kernels import Plain
+from edgemtl.model import MultitaskModel
 from edgemtl.runtime.verify import verify
-from tests.contracts.networks import SIZE, images, network
+from tests.contracts.networks import SIZE, TASKS, images, network
 from tests.export.boards import seal
 from tests.export.gate import serialized
+from tests.export.networks import forked
 
 CALIBRATION = np.random.default_rng(1).random((6, 3, *SIZE), np.float32)
 
@@ -217,3 +220,23 @@ def test_fp32_has_nothing_of_all_this(collapsed: CollapsedModel, tmp_path: Path)
     assert manifest.tasks["depth"].atol is None
     assert msgspec.json.encode(manifest)
     onnx.checker.check_model(onnx.load(tmp_path / "b/merged.onnx"), full_check=True)
+
+
+def test_indices_that_cross_between_parts_stay_integers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    backbone = SegNet(widths=(4, 6), convs=(1, 1), decoder="unpool")
+    model = forked(backbone, {"encoder2": [["segmentation"], ["depth", "normals"]]}).eval()
+    bundle(collapse(model, SIZE), tmp_path / "b", precision="int8")
+    assert verify(tmp_path / "b").passed
+
+
+class Masked(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (x > 0).float() + x.argmax(1, keepdim=True).float() / 100
+
+
+def test_what_is_cast_before_a_convolution_is_valid_in_fp16(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    stages = chain(first=torch.nn.Conv2d(3, 4, 3), mask=Masked(), last=torch.nn.Conv2d(4, 4, 3))
+    bundle(collapse(MultitaskModel(stages, TASKS).eval(), SIZE), tmp_path / "b", precision="fp16")
+    assert verify(tmp_path / "b").passed
