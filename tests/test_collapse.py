@@ -95,7 +95,7 @@ class Rows(nn.Module):
     [
         (Residual(), "more than once"),
         (Branching(), "cannot trace"),
-        (nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)), "follows no convolution"),
+        (nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)), "follows no Conv2d"),
         (nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)), "of the batch"),
         (nn.Sequential(spectral_norm(nn.Conv2d(4, 4, 1)), nn.BatchNorm2d(4)), "is computed"),
         (Rows(), "not normalize the features"),
