@@ -130,8 +130,9 @@ def check_size(model: MultitaskModel, size: tuple[int, int]) -> None:
     """
     try:
         with torch.no_grad(), evaluating(model):
-            model(torch.zeros(1, 3, *size))
-            _check_forks(model, torch.zeros(1, 3, *size))
+            known = _check_forks(model, torch.zeros(1, 3, *size))
+            for task, leaf in model.leaf.items():
+                model.run_head(task, known[leaf][model.blueprint[-1].name], size)
     except RuntimeError as error:
         height, width = size
         raise UsageError(
@@ -142,7 +143,8 @@ def check_size(model: MultitaskModel, size: tuple[int, int]) -> None:
         ) from error
 
 
-def _check_forks(model: MultitaskModel, image: Tensor) -> None:
+def _check_forks(model: MultitaskModel, image: Tensor) -> dict[str | None, Features]:
+    """What is known after each segment; no branch may change in place what other branches read."""
     known: dict[str | None, Features] = {None: {IMAGE: image}}
     for segment in model.tree:
         above = known[segment.parent]
@@ -156,6 +158,7 @@ def _check_forks(model: MultitaskModel, image: Tensor) -> None:
                 found=f"it changes {changed[0]} in place",
                 fix="Set inplace=False in it, or fork at another stage.",
             )
+    return known
 
 
 def parameters_of(model: nn.Module) -> int:

@@ -4,15 +4,20 @@ TensorRT that every bundle goes through."""
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from edgemtl.core.bundle import Manifest, sha256
+
+if TYPE_CHECKING:
+    from edgemtl.run import Run
 
 # Real data: EDGEMTL_DATA, or ../shared/data beside the repository.
 SHARED = Path(os.environ.get("EDGEMTL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -55,6 +60,14 @@ def typed_chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     edgemtl("collapse", cwd=folder)
     assert edgemtl("export", cwd=folder).stdout.strip() == "runs/tiny/bundles/onnx-fp32"
     return folder
+
+
+@pytest.fixture(scope="module")
+def run(typed_chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A module's own copy of the run of that chain: trained, collapsed, exported."""
+    from edgemtl.run import Run
+
+    return Run.open(Path(shutil.copytree(typed_chain / "runs/tiny", tmp_path_factory.mktemp("copy") / "run")))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -22,14 +22,6 @@ from edgemtl.runtime.video import Keyframes
 from tests.tiny import tiny
 
 
-@pytest.fixture(scope="module")
-def run(typed_chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Trained, collapsed, exported."""
-    return Run.open(
-        Path(shutil.copytree(typed_chain / "runs/tiny", tmp_path_factory.mktemp("evaluation") / "run"))
-    )
-
-
 def test_metrics_of_checkpoint_collapsed_network_and_bundle_agree(run: Run) -> None:
     reports = [
         evaluate(run.path, network="checkpoint"),

@@ -20,14 +20,6 @@ from edgemtl.tensors import read_tensors, write_tensors
 from tests.tiny import tiny
 
 
-@pytest.fixture(scope="module")
-def run(typed_chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Trained, collapsed, exported."""
-    return Run.open(
-        Path(shutil.copytree(typed_chain / "runs/tiny", tmp_path_factory.mktemp("workflow") / "run"))
-    )
-
-
 def test_a_run_holds_what_the_later_verbs_need(run: Run) -> None:
     found = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()}
     assert found >= {

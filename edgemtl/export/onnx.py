@@ -1,8 +1,5 @@
-"""A collapsed network as ONNX files, cut along its sharing plan.
-
-``merged`` is one file; ``split`` is a file for each segment and each head. A segment reads the image or
-features of the segments above it, and writes the features that something below it reads. PyTorch exports the
-network once, with all these tensors as outputs; every file is cut from that graph.
+"""A collapsed network as ONNX files: PyTorch exports it once, with all tensors between its parts as outputs,
+and every file is cut from that graph.
 """
 
 from __future__ import annotations
@@ -13,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 import onnx
@@ -26,48 +23,14 @@ from torch import Tensor, nn
 from edgemtl.backbones.base import IMAGE
 from edgemtl.core.bundle import ModelFile, TensorInfo
 from edgemtl.core.errors import GateError, UsageError
-from edgemtl.core.plan import Segment
+from edgemtl.export.cuts import Cut, cuts
 from edgemtl.export.evaluate import evaluator
-from edgemtl.export.graph import edges, extract
+from edgemtl.export.graph import Array, edges, extract
 from edgemtl.model import MultitaskModel, macs_of, parameters_of
 
 _SAME = 1e-6  # relative difference up to which a simplified file counts as the same
 _CLOSE = 1e-3  # and a file as computing what its part of the network does
 _OLDEST = 18  # the opset that PyTorch writes at least
-
-
-class Cut(NamedTuple):
-    """A part of a network that becomes a file: a module over the tensors ``reads`` that writes ``writes``."""
-
-    name: str
-    module: nn.Module
-    tasks: tuple[str, ...]
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-
-
-def cuts(model: MultitaskModel, layout: str, size: tuple[int, int]) -> Iterator[Cut]:
-    """The parts of a layout, in the order in which they run."""
-    if layout == "merged":
-        yield Cut("merged", _Merged(model), model.plan.tasks, (IMAGE,), model.plan.tasks)
-        return
-    last = model.blueprint[-1].name
-    for segment in model.tree:
-        reads = tuple(_reads(model, segment))
-        below = [other for other in model.tree if other != segment and segment in model.plan.path(other)]
-        wanted = {name for other in below for name in _reads(model, other)}
-        wanted |= {last} if segment.name in model.leaf.values() else set()
-        writes = tuple(name for name in _writes(model, segment) if name in wanted)
-        yield Cut(
-            segment.name,
-            _SegmentPart(model, segment, reads, writes),
-            segment.group,
-            tuple(_tensor(model, segment, name) for name in reads),
-            tuple(f"{segment.name}.{name}" for name in writes),
-        )
-    for task in model.plan.tasks:
-        feature = f"{model.leaf[task]}.{last}"
-        yield Cut(f"head_{task}", _HeadPart(model, task, size), (task,), (feature,), (task,))
 
 
 def write_models(
@@ -127,11 +90,11 @@ def _export(whole: _Whole, image: Tensor, batch: tuple[int, int], opset: int) ->
             fix="Its traceback, with --debug, names the line; replace what depends on values there.",
         ) from error
     graph = cast(torch.onnx.ONNXProgram, program).model_proto
-    _check(graph, batch)
+    _check_graph(graph, batch)
     return graph
 
 
-def _check(graph: ModelProto, batch: tuple[int, int]) -> None:
+def _check_graph(graph: ModelProto, batch: tuple[int, int]) -> None:
     """That every name is of one tensor, and a free batch the first axis of all that enters or leaves."""
     names = Counter(name for node in graph.graph.node for name in node.output)
     for name in (info.name for info in graph.graph.output if names[info.name] > 1):
@@ -171,8 +134,10 @@ def _write(
     feeds = {name: passed[-1][name] for name in cut.reads}
     model = optimizer.optimize(extract(graph, edges(graph, cut.name, cut.reads, cut.writes)))
     model = _simplified(_lowered(model, opset), feeds)
+    compute = evaluator(model)
     for tensors in passed[batch[0] > 1 :]:
-        _try(model, cut, tensors)
+        found = compute({name: tensors[name].numpy() for name in cut.reads})
+        _check_outputs(cut, found, tensors)
     onnx.save(model, path)
     free = batch[0] != batch[1]
     return ModelFile(
@@ -195,13 +160,12 @@ def _lowered(model: ModelProto, opset: int) -> ModelProto:
         return model
 
 
-def _try(model: ModelProto, cut: Cut, tensors: Mapping[str, Tensor]) -> None:
+def _check_outputs(cut: Cut, found: Mapping[str, Array], tensors: Mapping[str, Tensor]) -> None:
     """That a file computes what its part of the network does.
 
     Raises:
         GateError: it does not.
     """
-    found = evaluator(model)({name: tensors[name].numpy() for name in cut.reads})
     for name in cut.writes:
         expected = tensors[name].numpy().astype(np.float64)
         error = np.abs(found[name] - expected).max()
@@ -262,54 +226,6 @@ class _Whole(nn.Module):
     def tensors(self, image: Tensor) -> dict[str, Tensor]:
         """The image and all that the parts write of it, by name."""
         return {IMAGE: image, **dict(zip(self.writes, self(image), strict=True))}
-
-
-class _Merged(nn.Module):
-    def __init__(self, model: MultitaskModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.model(*features).values())
-
-
-class _SegmentPart(nn.Module):
-    def __init__(
-        self, model: MultitaskModel, segment: Segment, reads: tuple[str, ...], writes: tuple[str, ...]
-    ) -> None:
-        super().__init__()
-        self.stages = model.segment(segment.name)  # so that its parameters count
-        self._run, self._segment, self._reads, self._writes = model.run_segment, segment, reads, writes
-
-    def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
-        known = self._run(self._segment, dict(zip(self._reads, features, strict=True)))
-        return tuple(known[name] for name in self._writes)
-
-
-class _HeadPart(nn.Module):
-    def __init__(self, model: MultitaskModel, task: str, size: tuple[int, int]) -> None:
-        super().__init__()
-        self.head, self._size = model.heads[task], size
-
-    def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
-        return (self.head(*features, self._size),)
-
-
-def _writes(model: MultitaskModel, segment: Segment) -> list[str]:
-    return [name for stage in model.blueprint if stage.name in segment.stages for name in stage.writes]
-
-
-def _reads(model: MultitaskModel, segment: Segment) -> list[str]:
-    """What a segment needs from above, each once, in the order of need."""
-    own = _writes(model, segment)
-    names = [name for stage in model.blueprint if stage.name in segment.stages for name in stage.reads]
-    return [name for name in dict.fromkeys(names) if name not in own]
-
-
-def _tensor(model: MultitaskModel, segment: Segment, feature: str) -> str:
-    """The name in the bundle of a feature that a segment reads: the image, or that of its nearest writer."""
-    above = model.plan.path(segment)[:-1]
-    return next((f"{s.name}.{feature}" for s in reversed(above) if feature in _writes(model, s)), feature)
 
 
 def _infos(names: Sequence[str], tensors: Mapping[str, Tensor], free: bool) -> tuple[TensorInfo, ...]:

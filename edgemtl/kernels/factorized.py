@@ -20,6 +20,7 @@ Linear layers are the case kh = kw = 1.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -142,12 +143,6 @@ class _UMV(Kernel):
 
     def _combined(self, middles: Sequence[Tensor]) -> Tensor:
         """f above."""
-        if self.method.combine == "product":
-            product = middles[0]
-            for middle in middles[1:]:
-                product = self._times(product, middle)
-            return product
-        total = middles[0]
-        for middle in middles[1:]:  # not by stack and sum, whose gradients are views of one tensor
-            total = total + middle
+        # Not by stack and sum, whose gradients are views of one tensor.
+        total = reduce(self._times if self.method.combine == "product" else torch.add, middles)
         return total / len(middles) if self.method.combine == "mean" else total

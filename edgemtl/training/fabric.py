@@ -52,10 +52,9 @@ def make_fabric(spec: Training) -> Fabric:
             "long as those of fp32. Use fp32 here.",
             spec.precision,
         )
-    several = spec.devices * spec.nodes > 1
+    processes = spec.devices * spec.nodes
     torchrun = torch.distributed.is_torchelastic_launched()
-    started = int(os.environ["WORLD_SIZE"]) if torchrun else spec.devices * spec.nodes
-    if started != spec.devices * spec.nodes:
+    if torchrun and (started := int(os.environ["WORLD_SIZE"])) != processes:
         raise UsageError(
             "$.training.devices",
             expected=f"{started} in all, as many as torchrun started",
@@ -66,7 +65,7 @@ def make_fabric(spec: Training) -> Fabric:
         accelerator=device,
         devices=spec.devices,
         num_nodes=spec.nodes,
-        strategy=("ddp" if torchrun or spec.nodes > 1 else "ddp_spawn") if several else "auto",
+        strategy=("ddp" if torchrun or spec.nodes > 1 else "ddp_spawn") if processes > 1 else "auto",
         precision={"fp32": "32-true", "bf16": "bf16-mixed", "fp16": None}[spec.precision],
         plugins=[MixedPrecision("16-mixed", device)] if spec.precision == "fp16" else None,
     )

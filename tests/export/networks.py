@@ -19,7 +19,7 @@ from edgemtl.collapse import collapse
 from edgemtl.core.plan import SharingPlan
 from edgemtl.export.graph import join
 from edgemtl.export.onnx import write_models
-from edgemtl.kernels import KernelMethod
+from edgemtl.kernels import Factorized, KernelMethod
 from edgemtl.model import MultitaskModel
 from tests.contracts.networks import TASKS
 
@@ -27,6 +27,15 @@ Array = NDArray[Any]
 
 SIZE = (20, 26)
 FORKS = {"encoder2": [["segmentation"], ["depth", "normals"]]}
+PLANS: dict[str, dict[str, list[list[str]]]] = {
+    "trunk": {},
+    # Branches that read skip connections over a fork, and a branch that forks again.
+    "forked": {
+        "encoder2": [["segmentation"], ["depth", "normals"]],
+        "decoder1": [["segmentation"], ["depth"], ["normals"]],
+    },
+    "separate": {"encoder1": [["segmentation"], ["depth"], ["normals"]]},
+}
 
 
 def forked(
@@ -49,6 +58,15 @@ def network() -> MultitaskModel:
     for _ in range(3):
         model(torch.rand(2, 3, *SIZE))
     return collapse(model, SIZE).model
+
+
+def of_plan(plan: str, size: tuple[int, int]) -> MultitaskModel:
+    """Collapsed, of factorized kernels, forked as ``PLANS`` says."""
+    torch.manual_seed(0)
+    model = forked(SegNet(widths=(4, 6, 8), convs=(1, 1, 1)), PLANS[plan], Factorized())
+    for _ in range(2):
+        model(torch.rand(2, 3, *size))
+    return collapse(model, size).model
 
 
 @cache

@@ -12,34 +12,15 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from edgemtl.backbones import SegNet, Stage, chain
-from edgemtl.collapse import collapse
+from edgemtl.backbones import Stage, chain
 from edgemtl.core.errors import GateError, UsageError
 from edgemtl.core.plan import SharingPlan
 from edgemtl.export.graph import constants, set_constants
-from edgemtl.export.onnx import cuts, write_models
-from edgemtl.kernels import Factorized
-from edgemtl.model import MultitaskModel, macs_of, parameters_of
-from tests.export.networks import TASKS, forked
+from edgemtl.export.onnx import write_models
+from edgemtl.model import MultitaskModel
+from tests.export.networks import TASKS, of_plan
 
 SIZE = (21, 26)
-FORKS: dict[str, dict[str, list[list[str]]]] = {
-    "trunk": {},
-    # Branches that read skip connections over a fork, and a branch that forks again.
-    "forked": {
-        "encoder2": [["segmentation"], ["depth", "normals"]],
-        "decoder1": [["segmentation"], ["depth"], ["normals"]],
-    },
-    "separate": {"encoder1": [["segmentation"], ["depth"], ["normals"]]},
-}
-
-
-def collapsed(plan: str) -> MultitaskModel:
-    torch.manual_seed(0)
-    model = forked(SegNet(widths=(4, 6, 8), convs=(1, 1, 1)), FORKS[plan], Factorized())
-    for _ in range(2):
-        model(torch.rand(2, 3, *SIZE))
-    return collapse(model, SIZE).model
 
 
 def run(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -47,30 +28,6 @@ def run(path: Path, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     names = [output.name for output in session.get_outputs()]
     inputs = {i.name: feeds[i.name] for i in session.get_inputs()}
     return dict(zip(names, session.run(names, inputs), strict=True))
-
-
-@pytest.mark.parametrize("plan", FORKS)
-def test_the_parts_together_are_the_whole(plan: str) -> None:
-    """Property of every cut: parts read what parts before them wrote, and lose no parameter and no MAC."""
-    model = collapsed(plan)
-    image = torch.rand(1, 3, *SIZE)
-    tensors, parameters, macs = {"image": image}, 0, 0
-    for cut in cuts(model, "split", SIZE):
-        inputs = [tensors[name] for name in cut.reads]
-        tensors.update(zip(cut.writes, cut.module(*inputs), strict=True))
-        parameters += parameters_of(cut.module)
-        macs += macs_of(cut.module, *inputs)
-    for task, expected in model(image).items():
-        assert torch.equal(tensors[task], expected)
-    assert parameters == parameters_of(model)
-    assert macs == macs_of(model, image)
-
-
-@pytest.mark.parametrize("plan", FORKS)
-def test_a_part_writes_nothing_that_nobody_reads(plan: str) -> None:
-    parts = list(cuts(collapsed(plan), "split", SIZE))
-    read = {name for part in parts for name in part.reads}
-    assert {name for part in parts for name in part.writes} == read - {"image"} | set(TASKS)
 
 
 class Calling(torch.nn.Module):
@@ -109,7 +66,7 @@ TWO = [["segmentation"], ["depth", "normals"]]
 DROPOUT = torch.nn.Dropout()
 # What PyTorch, asked for all parts at once, could write across a cut, or asks of the image.
 NETWORKS: dict[str, Callable[[], MultitaskModel]] = {
-    "skips": partial(collapsed, "forked"),
+    "skips": partial(of_plan, "forked", SIZE),
     "names for one value": lambda: staged(
         {"third": TWO, "fourth": EACH},
         (conv(), ("image",)),
@@ -212,11 +169,11 @@ def test_a_file_that_computes_something_else_is_a_gate(
 
     monkeypatch.setattr("edgemtl.export.onnx._lowered", spoiled)
     with pytest.raises(GateError, match=r"merged\.onnx segmentation: expected what the network computes"):
-        write_models(collapsed("trunk"), tmp_path, layouts=("merged",), size=SIZE, batch=(1, 1), opset=18)
+        write_models(of_plan("trunk", SIZE), tmp_path, layouts=("merged",), size=SIZE, batch=(1, 1), opset=18)
 
 
 def test_files_say_what_they_read_and_write(tmp_path: Path) -> None:
-    model = collapsed("trunk")
+    model = of_plan("trunk", SIZE)
     layouts = write_models(model, tmp_path, layouts=("merged", "split"), size=SIZE, batch=(2, 2), opset=18)
     (merged,) = layouts["merged"]
     assert [t.name for t in merged.outputs] == list(TASKS)
