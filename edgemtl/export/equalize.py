@@ -16,6 +16,7 @@ from edgemtl.export.graph import (
     constant_names,
     constants,
     copied,
+    is_convolution,
     part_of,
     readers,
     set_constants,
@@ -66,7 +67,7 @@ def correct_bias(joined: ModelProto, parts: Collection[str], means: Mapping[str,
     values, target = constants(copy.graph), readers(copy.graph)
     changed = {}
     for node in copy.graph.node:
-        if node.op_type == "Conv" and part_of(node) in parts and len(node.input) == 3:
+        if is_convolution(node, values) and part_of(node) in parts and len(node.input) == 3:
             if len(target[node.input[2]]) > 1:
                 continue
             weight, bias, mean = values[node.input[1]], values[node.input[2]], means[node.input[0]]
@@ -111,7 +112,7 @@ def spaces(graph: GraphProto) -> list[Space]:
         ends = [source[name] for name in space if name in source and not joins(source[name])]
         uses = [node for name in space for node in target.get(name, ()) if not joins(node)]
         scalable = not space & (edges | fixed) and all(
-            node.op_type == "Conv" and len(node.input) == 3 and alone(node) for node in ends
+            is_convolution(node, fixed) and len(node.input) == 3 and alone(node) for node in ends
         )
         if (
             ends
@@ -131,7 +132,7 @@ def _activations(node: NodeProto) -> list[str]:
 def _reads_every_channel(node: NodeProto, fixed: Collection[str]) -> bool:
     """Whether column i of a weight meets channel i: a convolution that is not grouped."""
     groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
-    return node.op_type == "Conv" and groups == 1 and node.input[1] in fixed
+    return groups == 1 and is_convolution(node, fixed)
 
 
 def _equalize(space: Space, values: dict[str, Array]) -> float:

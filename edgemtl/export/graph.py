@@ -7,7 +7,7 @@ names that they have in the bundle. So what is decided once for a tensor holds i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -132,6 +132,12 @@ def constants(graph: GraphProto) -> dict[str, Array]:
 def constant_names(graph: GraphProto) -> set[str]:
     """The names of the initializers."""
     return {tensor.name for tensor in graph.initializer}
+
+
+def is_convolution(node: NodeProto, fixed: Collection[str]) -> bool:
+    """Whether a node is a convolution with a constant weight and bias: others cannot be rounded or scaled
+    beforehand."""
+    return node.op_type == "Conv" and all(name in fixed for name in node.input[1:] if name)
 
 
 def set_constants(graph: GraphProto, values: Mapping[str, Array]) -> None:

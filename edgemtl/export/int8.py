@@ -1,10 +1,10 @@
 """Int8 as Q/DQ nodes: the scales stand in the ONNX file, and every runtime computes with the same ones.
 
-Only convolutions decide what is quantized: what they read, and backwards from there what operators write
-that only move, compare or add values; and what goes from one part to another, so that the files of the split
-layout compute what the merged one does. What follows the last convolution of a task stays fp32; what it
-writes is rounded too if it is ONNX Runtime (uint8), which multiplies integers only to write integers. Weights
-are symmetric int8 with a scale for each output channel, biases stay fp32.
+Only convolutions decide what is quantized (those with constant weights): what they read, and backwards from
+there what operators write that only move, compare or add values; and what goes from one part to another, so
+that the files of the split layout compute what the merged one does. What follows the last convolution of a
+task stays fp32; what it writes is rounded too if it is ONNX Runtime (uint8), which multiplies integers only
+to write integers. Weights are symmetric int8 with a scale for each output channel, biases stay fp32.
 
 Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference" (arXiv 1806.08342), sections
 2 and 3. The placement is that of TensorRT's guide to explicit quantization.
@@ -25,6 +25,7 @@ from edgemtl.export.graph import (
     constant_names,
     constants,
     copied,
+    is_convolution,
     part_of,
     set_nodes,
     writers,
@@ -75,7 +76,7 @@ def quantize(
                     if name not in paired:
                         nodes += _pair(graph, name, name, f"{name}/dequantized", ranges, activations)
                         paired.add(name)
-            if node.op_type == "Conv":
+            if is_convolution(node, weights):
                 weight = node.input[1]
                 # A layer may be called twice; ONNX Runtime opens no file where two read one weight.
                 name = f"{weight}/{node.name}" if weight in rounded else weight
@@ -99,7 +100,7 @@ def quantized_tensors(graph: GraphProto, parts: Collection[str], activations: Ac
     infos = (*graph.input, *graph.value_info, *graph.output)
     whole = {info.name for info in infos if info.type.tensor_type.elem_type != TensorProto.FLOAT}
     wanted = between_parts(graph) & written - whole | {
-        node.input[0] for node in mine if node.op_type == "Conv"
+        node.input[0] for node in mine if is_convolution(node, fixed)
     }
     for node in reversed(mine):
         if node.op_type in BETWEEN and wanted.intersection(node.output):
@@ -109,13 +110,13 @@ def quantized_tensors(graph: GraphProto, parts: Collection[str], activations: Ac
 
 def _last_tensors(graph: GraphProto, parts: Collection[str], rounded: Collection[str]) -> set[str]:
     """What the last convolutions of ``parts`` write: no other tensor that is ``rounded`` comes from it."""
-    leads, last = set(rounded), set()
+    fixed, leads, last = constant_names(graph), set(rounded), set()
     for node in reversed(graph.node):
         if part_of(node) not in parts:
             continue
         if not leads.isdisjoint(node.output):
             leads |= set(node.input)
-        elif node.op_type == "Conv":
+        elif is_convolution(node, fixed):
             last |= set(node.output)
     return last
 

@@ -67,7 +67,9 @@ def _sibling(
     bias = values[conv.input[2]]
     if real is None and conv.input[1] in values:
         return _Sibling(values[conv.input[1]], bias, None, (conv,), conv.output[0])
-    if not real or real.input[0] not in values or [node.op_type for node in after] != ["QuantizeLinear"]:
+    if real is None or real.op_type != "DequantizeLinear":
+        return None
+    if real.input[0] not in values or [node.op_type for node in after] != ["QuantizeLinear"]:
         return None
     weight, weight_scale = (values[name] for name in real.input[:2])
     scale, zero_point = (values[name] for name in after[0].input[1:])

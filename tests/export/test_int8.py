@@ -12,10 +12,10 @@ import onnxruntime
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgemtl.export.calibrate import calibrate
-from edgemtl.export.equalize import correct_bias
+from edgemtl.export.equalize import correct_bias, equalize
 from edgemtl.export.evaluate import evaluator
 from edgemtl.export.graph import constants, extract
 from edgemtl.export.int8 import (
@@ -26,6 +26,7 @@ from edgemtl.export.int8 import (
     quantized_tensors,
     round_weight,
 )
+from edgemtl.export.siblings import fuse_siblings
 from tests.export.networks import SIZE, images, joined, parts, run, run_in_turn
 
 SCHEMES: tuple[Activations, ...] = ("uint8", "int8")
@@ -143,24 +144,57 @@ def test_onnx_runtime_runs_every_convolution_in_integers(ranges: dict[str, Range
     assert kinds.count("Conv") == 0
 
 
+def convolution(reads: str, weight: str, writes: str) -> NodeProto:
+    return helper.make_node(
+        "Conv", [reads, weight, "trunk/b"], [writes], name=f"trunk/{writes}", pads=[1] * 4
+    )
+
+
 def called_twice() -> ModelProto:
     """A convolution whose result it reads again, as a shared block does."""
-    nodes = [
-        helper.make_node(
-            "Conv", [reads, "trunk/w", "trunk/b"], [writes], name=f"trunk/{writes}", pads=[1] * 4
-        )
-        for reads, writes in (("image", "trunk/once"), ("trunk/once", "task"))
-    ]
+    return model_of(
+        convolution("image", "trunk/w", "trunk/once"), convolution("trunk/once", "trunk/w", "task")
+    )
+
+
+def of_computed_weight() -> ModelProto:
+    """A convolution whose weight depends on the image, as in dynamic convolutions, between two others."""
+    return model_of(
+        convolution("image", "trunk/w", "trunk/first"),
+        helper.make_node("ReduceMax", ["image"], ["trunk/most"], name="trunk/most", keepdims=1),
+        helper.make_node("Mul", ["trunk/w", "trunk/most"], ["trunk/computed"], name="trunk/computed"),
+        convolution("trunk/first", "trunk/computed", "trunk/second"),
+        convolution("trunk/second", "trunk/w", "task"),
+    )
+
+
+def model_of(*nodes: NodeProto) -> ModelProto:
     random = np.random.default_rng(0)
     values = {"trunk/w": random.normal(0, 0.3, (3, 3, 3, 3)), "trunk/b": random.normal(0, 1, 3)}
     graph = helper.make_graph(
-        nodes,
+        list(nodes),
         "merged",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, *SIZE])],
         [helper.make_tensor_value_info("task", TensorProto.FLOAT, [1, 3, *SIZE])],
         [numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_convolution_whose_weight_is_computed_stays_fp32(scheme: Activations) -> None:
+    model = of_computed_weight()
+    rounded = quantized_tensors(model.graph, {"trunk"}, scheme)
+    assert "trunk/first" not in rounded
+    calibration = calibrate(model, rounded, images(4), "minmax")
+    corrected = correct_bias(equalize(model), {"trunk"}, calibration.means)
+    found = fuse_siblings(quantize(corrected, {"trunk"}, calibration.ranges, scheme))
+    dequantized = {node.output[0] for node in found.graph.node if node.op_type == "DequantizeLinear"}
+    weights = [node.input[1] in dequantized for node in found.graph.node if node.op_type == "Conv"]
+    assert weights == [True, False, True]
+    feeds = {"image": images(1)}
+    expected, value = run(model, feeds)["task"], run(found, feeds, optimize=False)["task"]
+    assert 0 < np.abs(value - expected).max() < 0.05 * np.abs(expected).max()
 
 
 def test_a_layer_that_is_called_twice_is_rounded_alike_and_runs() -> None:
