@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -126,13 +127,11 @@ def check_size(model: MultitaskModel, size: tuple[int, int]) -> None:
 
     Raises:
         UsageError: it does not take such images; as a rule, more stages halve them than their size allows. Or
-            a branch changes in place what other branches read.
+            a branch or a head changes in place what others read.
     """
     try:
         with torch.no_grad(), evaluating(model):
-            known = _check_forks(model, torch.zeros(1, 3, *size))
-            for task, leaf in model.leaf.items():
-                model.run_head(task, known[leaf][model.blueprint[-1].name], size)
+            _walk(model, torch.zeros(1, 3, *size))
     except RuntimeError as error:
         height, width = size
         raise UsageError(
@@ -143,22 +142,32 @@ def check_size(model: MultitaskModel, size: tuple[int, int]) -> None:
         ) from error
 
 
-def _check_forks(model: MultitaskModel, image: Tensor) -> dict[str | None, Features]:
-    """What is known after each segment; no branch may change in place what other branches read."""
+def _walk(model: MultitaskModel, image: Tensor) -> None:
+    """Run every segment and head, watching what others read too."""
     known: dict[str | None, Features] = {None: {IMAGE: image}}
+    parents = [segment.parent for segment in model.tree]
     for segment in model.tree:
         above = known[segment.parent]
-        versions = {name: feature._version for name, feature in above.items()}
-        known[segment.name] = model.run_segment(segment, above)
-        changed = [name for name, feature in above.items() if feature._version != versions[name]]
-        if changed and sum(other.parent == segment.parent for other in model.tree) > 1:
-            raise UsageError(
-                f"stage {segment.stages[0]}",
-                expected="one that leaves what it reads as it is, for the network forks there",
-                found=f"it changes {changed[0]} in place",
-                fix="Set inplace=False in it, or fork at another stage.",
-            )
-    return known
+        with _untouched(above if parents.count(segment.parent) > 1 else {}, f"stage {segment.stages[0]}"):
+            known[segment.name] = model.run_segment(segment, above)
+    leaves = list(model.leaf.values())
+    for task, leaf in model.leaf.items():
+        with _untouched(known[leaf] if leaves.count(leaf) > 1 else {}, f"the head of {task}"):
+            model.run_head(task, known[leaf][model.blueprint[-1].name], (image.shape[-2], image.shape[-1]))
+
+
+@contextmanager
+def _untouched(features: Features, reader: str) -> Iterator[None]:
+    """Refuse a ``reader`` that changes ``features`` in place: others of the fork would read the change."""
+    versions = {name: feature._version for name, feature in features.items()}
+    yield
+    if changed := [name for name, feature in features.items() if feature._version != versions[name]]:
+        raise UsageError(
+            reader,
+            expected="one that leaves what it reads as it is, for the network forks there",
+            found=f"it changes {changed[0]} in place",
+            fix="Set inplace=False in it, or fork at another stage.",
+        )
 
 
 def parameters_of(model: nn.Module) -> int:

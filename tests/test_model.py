@@ -102,3 +102,17 @@ def test_a_fork_at_what_changes_its_input_in_place_is_refused() -> None:
     plan = SharingPlan.forked(tuple(TASKS), ("stem", "act"), forks)
     with pytest.raises(UsageError, match=r"stage act: expected .* found it changes stem in place"):
         check_size(MultitaskModel(stages, TASKS, plan), (16, 24))
+
+
+def test_a_head_that_changes_what_others_read_in_place_is_refused() -> None:
+    """Heads fork, too. A task with a feature of its own may change it."""
+    plan = SharingPlan.forked(
+        tuple(TASKS), ("stem", "end"), {"end": [["depth"], ["segmentation", "normals"]]}
+    )
+    model = MultitaskModel(chain(stem=torch.nn.Conv2d(3, 4, 1), end=torch.nn.Conv2d(4, 4, 1)), TASKS, plan)
+    for task in ("depth", "normals"):
+        check_size(model, (16, 24))
+        head = model.heads[task]
+        head.register_forward_pre_hook(lambda _, inputs: (inputs[0].relu_(), *inputs[1:]))
+    with pytest.raises(UsageError, match=r"the head of normals: expected .* found it changes end in place"):
+        check_size(model, (16, 24))
