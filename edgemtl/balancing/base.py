@@ -7,7 +7,7 @@ give a scalar, such as torchjd's scalarizers, do not fit, so members write their
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import msgspec
@@ -47,11 +47,11 @@ class Balancing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         raise NotImplementedError
 
 
-def check_weights(weights: Iterable[str], tasks: Sequence[str]) -> None:
-    """That weights are those of tasks.
+def check_weights(weights: Mapping[str, float], tasks: Sequence[str]) -> None:
+    """That weights are those of tasks, of which a task that is not named has 1.
 
     Raises:
-        UsageError: one is of a task that is not there.
+        UsageError: one is of a task that is not there, or no task counts.
     """
     for task in weights:
         if task not in tasks:
@@ -61,3 +61,10 @@ def check_weights(weights: Iterable[str], tasks: Sequence[str]) -> None:
                 found=f"`{task}`",
                 fix=nearest(task, tasks),
             )
+    if not any(weights.get(task, 1.0) for task in tasks):
+        raise UsageError(
+            "$.balancing.weights",
+            expected="a weight above 0 for some task",
+            found=f"0 for {', '.join(tasks)}",
+            fix="Leave out the tasks that are not to be trained.",
+        )

@@ -6,6 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from edgemtl.balancing import Fixed
+from edgemtl.core.errors import UsageError
 
 
 def test_each_loss_is_multiplied_by_its_weight() -> None:
@@ -22,3 +23,8 @@ def test_it_learns_nothing() -> None:
 def test_a_weight_is_a_number_from_0_on(weight: object) -> None:
     with pytest.raises(msgspec.ValidationError, match="Expected `float`"):
         msgspec.convert({"type": "fixed", "weights": {"depth": weight}}, Fixed)
+
+
+def test_weights_of_which_none_counts_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"a weight above 0 for some task, found 0 for depth, normals"):
+        Fixed(weights={"depth": 0, "normals": 0}).build(("depth", "normals"))
