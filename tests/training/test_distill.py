@@ -60,7 +60,7 @@ def test_a_student_that_equals_its_teacher_has_nothing_to_learn() -> None:
 def test_the_loss_is_that_of_the_paper_and_joins_its_task_s_after_balancing() -> None:
     student, teacher = network(Plain()).eval(), network(Plain(), seed=1).eval()
     target = objective(student, teacher)
-    target.balancer = Fixed(weights=dict.fromkeys(TASKS, 0.0)).build(tuple(TASKS))
+    target.balancer = Fixed(weights=dict.fromkeys(TASKS, 2.0)).build(tuple(TASKS))
     losses, balanced = target.losses(batch())
     with torch.no_grad():
         own, theirs = student.features(batch().image), teacher.features(batch().image)
@@ -70,7 +70,8 @@ def test_the_loss_is_that_of_the_paper_and_joins_its_task_s_after_balancing() ->
         ]
         expected = (units[0] - units[1]).square().sum(1).mean()
         torch.testing.assert_close(losses[f"distill.{task}"], expected, rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(balanced[task], WEIGHT * expected, rtol=1e-4, atol=1e-6)
+        joined = 2 * losses[task] + WEIGHT * expected
+        torch.testing.assert_close(balanced[task], joined, rtol=1e-4, atol=1e-6)
 
 
 def test_the_gradient_reaches_trunk_and_adaptors_and_leaves_heads_and_teachers_alone() -> None:
