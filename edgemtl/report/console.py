@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -33,9 +34,10 @@ class _Lines:
         if progress.scores is None:
             return
         parts = [f"epoch {progress.epoch}/{progress.epochs}", f"left {_clock(_left_s(progress))}"]
-        for name, loss in progress.losses.items():
-            metrics = progress.scores.get(name, {})  # a loss that is no task's own has none
-            values = (f" {metric} {value:.4g}" for metric, value in metrics.items())
+        # A loss may be no task's own, and an epoch have no label of a task.
+        for name in dict.fromkeys([*progress.scores, *progress.losses]):
+            loss = progress.losses.get(name, math.nan)
+            values = (f" {metric} {value:.4g}" for metric, value in progress.scores.get(name, {}).items())
             parts.append(f"{name}: loss {loss:.4g}{''.join(values)}")
         self._console.print("  ".join(parts), highlight=False, soft_wrap=True)
 
@@ -69,9 +71,9 @@ def _draw(progress: Progress, losses: Mapping[str, float], scores: Scores) -> Re
     table = Table(box=None, pad_edge=False)
     for title in ("task", "loss", "metrics of the last evaluation"):
         table.add_column(title)
-    for task, loss in losses.items():
+    for task in dict.fromkeys([*scores, *losses]):
         metrics = "  ".join(f"{name} {value:.4g}" for name, value in scores.get(task, {}).items())
-        table.add_row(task, f"{loss:.4f}", metrics or "-")
+        table.add_row(task, f"{losses.get(task, math.nan):.4f}", metrics or "-")
     return Group(head, table)
 
 

@@ -18,14 +18,18 @@ def plot_curves(records: list[dict[str, Any]], path: Path) -> None:
     evaluated = [record for record in records if "validation" in record]
     epochs = [record["epoch"] for record in evaluated]
     scores = evaluated[-1]["validation"] if evaluated else {}
-    metrics = {task: list(scores.get(task, ())) for task in records[-1]["losses"]}
-    columns = 1 + max(map(len, metrics.values()))
-    figure = Figure(figsize=(2.6 * columns, 2.1 * len(metrics)), layout="constrained")
+    # A task that no batch of an epoch had a label for has no loss there, and may have scores all the same.
+    tasks = dict.fromkeys([*scores, *(task for record in records for task in record["losses"])])
+    metrics = {task: list(scores.get(task, ())) for task in tasks}
+    columns = 1 + max(map(len, metrics.values()), default=0)
+    rows = max(len(metrics), 1)
+    figure = Figure(figsize=(2.6 * columns, 2.1 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(metrics), columns, squeeze=False)
-    for row, (task, names) in zip(axes, metrics.items(), strict=True):
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for row, (task, names) in zip(axes, metrics.items(), strict=False):
         # The dots show an epoch that stands alone.
-        row[0].plot([r["epoch"] for r in records], [r["losses"][task] for r in records], ".-", label="train")
+        losses = [r["losses"].get(task, math.nan) for r in records]
+        row[0].plot([r["epoch"] for r in records], losses, ".-", label="train")
         # What training alone minimizes, such as the distance to a teacher, has no loss on validation images.
         validation = [r["validation_losses"].get(task, math.nan) for r in evaluated]
         row[0].plot(epochs, validation, ".-", label="validation")

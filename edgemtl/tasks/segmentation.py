@@ -75,7 +75,9 @@ class SegmentationMeter(Meter):
 
     def measure(self, prediction: Tensor, target: Tensor) -> Tensor:
         """[B, classes, H, W] and [B, H, W] -> the confusion matrix, flat, a row for each true class."""
-        predicted = prediction.max(dim=1).indices  # on a CPU, argmax over this axis takes three times as long
+        best = prediction.max(dim=1)  # on a CPU, argmax over this axis takes three times as long
+        # A pixel whose best logit is no finite number is of no class: it counts as a class that it is not.
+        predicted = torch.where(best.values.isfinite(), best.indices, (target + 1) % self.classes)
         nowhere = self.classes * self.classes
         cell = torch.where(target == UNLABELED, nowhere, target * self.classes + predicted)
         return torch.bincount(cell.flatten(), minlength=nowhere + 1)[:nowhere]

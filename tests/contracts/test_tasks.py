@@ -126,10 +126,18 @@ def test_labels_without_a_valid_pixel_cost_nothing_and_score_nan(task: Task) -> 
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_only_labels_without_a_valid_pixel_score_nan(task: Task, value: float) -> None:
+def test_a_prediction_that_is_no_number_is_the_worst_there_is(task: Task, value: float) -> None:
     meter = task.meter()
     meter.update(torch.full_like(guess(task), value), labels(task))
-    assert all(found == found for found in meter.compute().values())
+    found = meter.compute()
+    if isinstance(task.output, Classes):
+        assert found == {"miou": 0, "pixel_accuracy": 0}
+    elif isinstance(task.output, Scalar):
+        assert set(found.values()) == {float("inf")}
+    else:
+        shares = {name: share for name, share in found.items() if name.startswith("within")}
+        assert set(shares.values()) == {0}
+        assert found["mean"] >= 90
 
 
 def test_meters_merge_by_adding(task: Task) -> None:

@@ -57,6 +57,19 @@ def test_without_a_terminal_an_evaluated_epoch_is_one_plain_line(
     assert "left 0:10" in second
 
 
+def test_metrics_without_a_loss_are_shown_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlabeled = Progress(5, 20, 1, 4, 10.0, 0.01, {"normals": 0.25}, SCORES)
+    with training_console() as observe:
+        observe(unlabeled)
+    assert "depth: loss nan abs 0.5123 rel 0.2  normals: loss 0.25" in capsys.readouterr().err
+    stream = terminal(monkeypatch)
+    with training_console() as observe:
+        observe(unlabeled)
+    assert re.search(r"depth +nan +abs 0.5123", COLOR.sub("", stream.getvalue()))
+
+
 def test_a_loss_without_metrics_is_shown_too(capsys: pytest.CaptureFixture[str]) -> None:
     with training_console() as observe:
         losses = {"depth": 1.0, "distill.depth": 0.25}

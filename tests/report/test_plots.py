@@ -83,3 +83,17 @@ def test_a_place_that_cannot_be_written_is_a_setup_error(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     with pytest.raises(SetupError):
         plot_curves(records(1), tmp_path / "file" / "curves.png")
+
+
+def test_a_task_without_a_label_in_some_epoch_has_its_row(tmp_path: Path) -> None:
+    plot_curves(records(3), tmp_path / "all.png")
+    for without in (0, 2):  # in the first, or in the last, which names the rows
+        some = records(3)
+        del some[without]["losses"]["normals"]
+        plot_curves(some, tmp_path / "some.png")
+        assert size(tmp_path / "some.png") == size(tmp_path / "all.png")
+
+
+def test_epochs_without_any_label_draw_an_empty_picture(tmp_path: Path) -> None:
+    plot_curves([{"epoch": 1, "step": 1, "losses": {}}], tmp_path / "curves.png")
+    assert min(size(tmp_path / "curves.png")) > 0
