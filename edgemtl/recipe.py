@@ -29,21 +29,28 @@ Groups = tuple[tuple[str, ...], ...]
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which 1e-3 is a number, as everywhere but in YAML 1.1, and no key stands twice."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        # Here and not where it is constructed: by then what `<<` merges stands there, too.
+        node = super().compose_mapping_node(anchor)
         keys = [key.value for key, _ in node.value]
         for key, _ in node.value:
             if keys.count(key.value) > 1:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key `{key.value}` stands twice", key.start_mark
                 )
-        return super().construct_mapping(node, deep)
+        return node
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes the text that ``_Loader`` would read as a number."""
+
+
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,7 +138,7 @@ def parse(tree: object, overrides: Sequence[str] = ()) -> Recipe:
 
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML, everything written out, so that a later default changes nothing."""
-    return yaml.safe_dump(msgspec.to_builtins(recipe), sort_keys=False)
+    return yaml.dump(msgspec.to_builtins(recipe), Dumper=_Dumper, sort_keys=False)
 
 
 def _read(text: str, where: str, fix: str) -> object:
@@ -162,6 +169,9 @@ def _written_out(tree: Mapping[str, Any]) -> dict[str, Any]:
     for part in ("data", "backbone", "kernel", "balancing"):
         if part in full:
             full[part] = _spec(full[part], Recipe, part)
+    if isinstance(data := full.get("data"), dict) and isinstance(labels := data.get("labels"), dict):
+        typed = {name: {"type": spec} if isinstance(spec, str) else spec for name, spec in labels.items()}
+        full["data"] = data | {"labels": typed}
     if isinstance(training := full.get("training"), dict):
         given = [part for part in ("optimizer", "factor_optimizer", "schedule") if part in training]
         full["training"] = training | {part: _spec(training[part], Training, part) for part in given}

@@ -61,6 +61,30 @@ def test_a_key_stands_once(tmp_path: Path, text: str) -> None:
         load(tmp_path / "recipe.yaml")
 
 
+def test_keys_override_those_that_are_merged(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    merged = "training: {optimizer: &adam {<<: {type: adam, lr: 0.1}, lr: 0.2}}\n"
+    path.write_text(yaml.safe_dump(without("training")) + merged)
+    assert load(path).training.optimizer == Adam(lr=0.2)
+    path.write_text(path.read_text() + "more: {<<: *adam}\n")  # merges what was merged into
+    with pytest.raises(UsageError, match="expected a known key, found `more`"):
+        load(path)
+
+
+@given(
+    text=st.from_regex(r"[-+]?[0-9][0-9_]*\.?[0-9]*[eE][-+]?[0-9]+", fullmatch=True)
+    | st.text(".-_0123456789abef")
+)
+@example(text="1e5")
+def test_text_that_looks_like_a_number_stays_text(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "recipe.yaml"
+    written = recipe(data={"type": "folder", "root": text, "labels": {"depth": "depth"}})
+    path.write_text(dump(written))
+    assert load(path) == written
+
+
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_a_seed_that_torch_does_not_take(seed: int) -> None:
     with pytest.raises(UsageError, match=r"\$\.seed: expected "):
