@@ -64,7 +64,7 @@ def evaluate(
         kind, predict = _network(run, network, weights)
     dataset = run.recipe.data.dataset(split)
     scores = _scores(predict, run.recipe, dataset)
-    report = run.report(kind, split, len(dataset), scores, subject)
+    report = run.report(kind, split, dataset, scores, subject)
     return _against_own_twins(report, run) if baseline is None else _against(report, baseline)
 
 

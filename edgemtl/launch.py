@@ -196,7 +196,7 @@ def _fit(fabric: Fabric, run: Run, trainer: Trainer, observe: OpenObserver) -> P
     if fabric.global_rank == 0:
         splits = trainer.splits
         split = "holdout" if splits.select else "val"
-        run.save_json(SUMMARY, run.report("checkpoint", split, len(splits.validation), found.scores))
+        run.save_json(SUMMARY, run.report("checkpoint", split, splits.validation, found.scores))
     return run.path
 
 
@@ -205,7 +205,7 @@ def open_splits(recipe: Recipe) -> tuple[Recipe, Splits]:
 
     Raises:
         DataError: the data are missing, damaged, too few or too small, or have no label for a task, or not of
-        its kind and classes.
+        its kind and classes, or what is held out is of another size than ``val``.
     """
     data = recipe.data
     training = data.dataset("train")
@@ -225,26 +225,36 @@ def open_splits(recipe: Recipe) -> tuple[Recipe, Splits]:
     recipe = msgspec.structs.replace(recipe, tasks=tasks)
     data.augment.check(training.size)
     steps_per_epoch(training, recipe.training.batch)
-    _check_labeled(training, recipe.tasks)
-    return recipe, Splits(training, data.dataset("holdout" if select else "val"), data.augment, select)
+    val = data.dataset("val")
+    held = data.dataset("holdout") if select else val
+    if held.size != val.size:
+        raise DataError(
+            "$.data",
+            expected="images held out of one size with those of `val`, for which the network is deployed",
+            found=f"{list(held.size)} and {list(val.size)}",
+            fix="Set `size` in the recipe's data.",
+        )
+    for split, dataset in {"train": training, "val": val}.items():
+        _check_labeled(split, dataset, recipe.tasks)
+    return recipe, Splits(training, held, data.augment, select)
 
 
-def _check_labeled(training: Dataset, tasks: Mapping[str, Task]) -> None:
+def _check_labeled(split: str, dataset: Dataset, tasks: Mapping[str, Task]) -> None:
     """Look for a valid pixel of every task. The first sample has them, as a rule; where few have, they may
     lie together, so the others come in random order."""
     waiting = {name: task.label_name for name, task in tasks.items()}
-    others = np.random.default_rng(0).permutation(len(training))
-    for sample in (training[int(index)] for index in (0, *others)):
+    others = np.random.default_rng(0).permutation(len(dataset))
+    for sample in (dataset[int(index)] for index in (0, *others)):
         for name, label in list(waiting.items()):
-            if training.labels[label].valid(sample.labels[label]).any():
+            if dataset.labels[label].valid(sample.labels[label]).any():
                 del waiting[name]
         if not waiting:
             return
     name, label = next(iter(waiting.items()))
     raise DataError(
         f"$.tasks.{name}",
-        expected=f"a valid pixel of the label `{label}` in the training split",
-        found=f"none in {len(training)} images",
+        expected=f"a valid pixel of the label `{label}` in the split {split}",
+        found=f"none in {len(dataset)} images",
         fix="Check what marks invalid pixels with `edgemtl data check`, or leave the task out.",
     )
 

@@ -29,7 +29,7 @@ Groups = tuple[tuple[str, ...], ...]
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which 1e-3 is a number, as everywhere but in YAML 1.1, and no key stands twice."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # Here and not where it is constructed: by then what `<<` merges stands there, too.
         node = super().compose_mapping_node(anchor)
         keys = [key.value for key, _ in node.value]

@@ -35,7 +35,7 @@ from edgemtl.core.files import json_bytes, replacing
 from edgemtl.core.inspection import Certificate
 from edgemtl.core.plan import SharingPlan
 from edgemtl.core.report import SUMMARY, EvalReport, Scores, timestamp
-from edgemtl.data.base import Batch
+from edgemtl.data.base import Batch, Dataset
 from edgemtl.kernels import Plain
 from edgemtl.model import MultitaskModel
 from edgemtl.recipe import Recipe
@@ -242,16 +242,16 @@ class Run:
             draft.write_bytes(json_bytes(value))
 
     def report(
-        self, network: str, split: str, images: int, scores: Scores, subject: Path | None = None
+        self, network: str, split: str, dataset: Dataset, scores: Scores, subject: Path | None = None
     ) -> EvalReport:
-        """Metrics that were measured of this run's network, as a report."""
+        """Metrics that were measured of this run's network on a split, as a report."""
         return EvalReport(
             subject=str(subject or self.path),
             network=network,
             data=self.recipe.data.name,
             split=split,
-            images=images,
-            size=self.size,
+            images=len(dataset),
+            size=dataset.size,
             created=timestamp(),
             tasks={task: dict(table) for task, table in scores.items()},
             metrics={name: task.metrics for name, task in self.recipe.tasks.items()},

@@ -59,7 +59,7 @@ def evaluate_video(
     whole = _film(VideoRunner(runner), run, dataset)
     ran.clear()
     found = _film(video, run, dataset)
-    report = run.report("bundle", split, len(dataset), found.scores, bundle)
+    report = run.report("bundle", split, dataset, found.scores, bundle)
     use = VideoUse(
         rates={task: str(rate) for task, rate in given.items()},
         keyframes=None if keyframes is None else str(keyframes),

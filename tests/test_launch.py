@@ -51,9 +51,14 @@ def test_a_task_that_no_pixel_teaches_is_refused_before_a_run_exists(
     rehearse(recipe)
     for path in labeled:
         np.save(path, np.zeros_like(np.load(path)))
-    with pytest.raises(
-        DataError, match=r"\$\.tasks\.depth: expected a valid pixel .* found none in \d+ images"
-    ):
+    message = r"\$\.tasks\.depth: expected a valid pixel .* in the split {}, found none in \d+ images"
+    with pytest.raises(DataError, match=message.format("train")):
+        rehearse(recipe)
+    shutil.rmtree(root)
+    shutil.copytree(nyuv2_root, root)
+    for path in (root / "val" / "depth").iterdir():
+        np.save(path, np.zeros_like(np.load(path)))
+    with pytest.raises(DataError, match=message.format("val")):
         rehearse(recipe)
 
 
@@ -112,6 +117,22 @@ def test_a_process_that_was_killed_is_an_error_of_training(tmp_path: Path) -> No
     killed = partial(signal.raise_signal, signal.SIGKILL)
     with pytest.raises(TrainingError, match=r"training process 0: expected to finish, found .*SIGKILL"):
         workflow.train(tiny("training.devices=2"), tmp_path / "run", observe=killed)
+
+
+def test_what_is_held_out_is_of_the_size_of_val(tmp_path: Path) -> None:
+    """Else the bundle, which takes images of the one size, could not be evaluated on those of the other."""
+    root = pictures.write(tmp_path, images=4, size=(16, 24))
+    shutil.rmtree(root / "val")
+    shutil.move(pictures.write(tmp_path / "large", images=2, size=(32, 48)) / "val", root / "val")
+    labels = "{segmentation: {type: classes, names: [road, car, sky], void: [255]}}"
+    recipe = tiny(
+        f"data={{type: folder, root: {root}, holdout: 2, labels: {labels}}}",
+        "training.batch=2",
+        "tasks={segmentation: {classes: 3}}",
+        "plan={}",
+    )
+    with pytest.raises(DataError, match=r"\$\.data: .*found \[16, 24\] and \[32, 48\]\. Set `size`"):
+        rehearse(recipe)
 
 
 def test_a_val_split_that_is_too_small_for_the_network_is_refused(tmp_path: Path) -> None:

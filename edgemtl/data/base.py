@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 
 import msgspec
 
+from edgemtl.core.errors import UsageError, nearest
 from edgemtl.data.augment import Augment
 from edgemtl.data.sample import Batch, LabelInfo, Sample
 
@@ -69,6 +70,17 @@ class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Open a split.
 
         Raises:
-            DataError: the split is missing, empty or damaged (which file), or is unknown.
+            UsageError: there is no split of this name.
+            DataError: it is missing, empty or damaged (which file).
         """
         raise NotImplementedError
+
+    def check_split(self, split: str) -> None:
+        """Raises UsageError: there is no split of this name."""
+        if split not in self.splits:
+            raise UsageError(
+                "--split",
+                expected=f"a split of {self.name}",
+                found=f"`{split}`",
+                fix=nearest(split, self.splits),
+            )

@@ -23,7 +23,7 @@ from typing import Annotated, ClassVar, NamedTuple
 import msgspec
 import numpy as np
 
-from edgemtl.core.errors import DataError, UsageError, nearest
+from edgemtl.core.errors import DataError, UsageError
 from edgemtl.data.base import Data, Dataset, Sample
 from edgemtl.data.labels import ClassFiles, DepthFiles, LabelFiles, NormalFiles, load_image
 from edgemtl.data.reading import SUFFIXES, names_in
@@ -67,13 +67,7 @@ class FileData(Data, frozen=True, kw_only=True):
 
     def dataset(self, split: str) -> FileSplit:
         """Open a split: its first sample is read, the others when they are asked for."""
-        if split not in self.splits:
-            raise DataError(
-                "$.data",
-                expected=f"a split of {self.name}",
-                found=f"`{split}`",
-                fix=nearest(split, self.splits),
-            )
+        self.check_split(split)
         folder = self._root / ("train" if split == "holdout" else split)
         entries = find_entries(folder, self.files, self.source, complete=self.complete)
         if folder.name == "train" and self.holdout:

@@ -50,19 +50,33 @@ class LabelFiles(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class ClassFiles(LabelFiles, frozen=True, kw_only=True, tag="classes"):
-    """An index for each pixel, into ``names``; those of ``void`` are not labeled, as -1 is not."""
+    """An index for each pixel, into ``names``; those of ``void`` are not labeled, as -1 is not. ``first`` is
+    the index that the first class has in the files: 1 where 0 is none.
+    """
 
     names: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     void: tuple[int, ...] = (255,)
+    first: Annotated[int, msgspec.Meta(ge=0)] = 0
 
     def __post_init__(self) -> None:
-        if both := [index for index in self.void if 0 <= index < len(self.names)]:
+        if both := [index for index in self.void if self.first <= index <= self._last]:
             raise UsageError(
                 "$.data.labels",
-                expected=f"`void` outside 0..{len(self.names) - 1}, the indices of `names`",
+                expected=f"`void` outside {self.first}..{self._last}, the indices of `names`",
                 found=str(both[0]),
-                fix="Let `void` be an index that no class has.",
+                fix="Let `void` be an index that no class has; where classes begin at 1, set `first: 1`.",
             )
+        if twice := [name for name in self.names if self.names.count(name) > 1]:
+            raise UsageError(
+                "$.data.labels",
+                expected="a name of its own for each class",
+                found=f"`{twice[0]}` twice",
+                fix="Rename one: reports tell classes by their names.",
+            )
+
+    @property
+    def _last(self) -> int:
+        return self.first + len(self.names) - 1
 
     @property
     def info(self) -> LabelInfo:
@@ -71,10 +85,7 @@ class ClassFiles(LabelFiles, frozen=True, kw_only=True, tag="classes"):
 
     def load(self, path: Path, size: tuple[int, int]) -> Tensor:
         """int64 [H, W]."""
-        if path.suffix.lower() in LOSSY:
-            raise DataError(
-                path, expected="indices that are stored exactly", found=path.suffix, fix="Save them as .png."
-            )
+        _check_exact(path, "indices")
         array = read(path)
         if array.ndim == 3:
             raise DataError(
@@ -86,9 +97,10 @@ class ClassFiles(LabelFiles, frozen=True, kw_only=True, tag="classes"):
         check_shape(path, array, size, "its image")
         if array.dtype.kind != "f":
             array = array.astype(np.int64)  # unsigned has no -1
-        array = np.where(np.isin(array, self.void), -1, array)
+        labeled = ~np.isin(array, (-1, *self.void))
+        array = np.where(labeled, array, self.first)
         fix = "Name every class in the order of its index, and put what is none into `void`."
-        check_range(path, array, -1, len(self.names) - 1, fix)
+        check_range(path, array, self.first, self._last, fix)
         classes = array.astype(np.int64)
         if (classes != array).any():
             raise DataError(
@@ -97,7 +109,7 @@ class ClassFiles(LabelFiles, frozen=True, kw_only=True, tag="classes"):
                 found="fractions",
                 fix="Resize labels to the nearest, never smoothly.",
             )
-        return torch.from_numpy(classes)
+        return torch.from_numpy(np.where(labeled, classes - self.first, -1))
 
 
 class DepthFiles(LabelFiles, frozen=True, kw_only=True, tag="depth"):
@@ -113,6 +125,7 @@ class DepthFiles(LabelFiles, frozen=True, kw_only=True, tag="depth"):
 
     def load(self, path: Path, size: tuple[int, int]) -> Tensor:
         """float32 [1, H, W] in meters."""
+        _check_exact(path, "distances")
         array = read(path)
         if array.ndim == 2:
             array = array[..., None]
@@ -149,3 +162,10 @@ class NormalFiles(LabelFiles, frozen=True, kw_only=True, tag="normals"):
         normals = planes(array)
         length = normals.square().sum(dim=0).sqrt()  # several times faster than vector_norm on a CPU
         return normals / length.clamp(min=torch.finfo(length.dtype).tiny)
+
+
+def _check_exact(path: Path, what: str) -> None:
+    if path.suffix.lower() in LOSSY:
+        raise DataError(
+            path, expected=f"{what} that are stored exactly", found=path.suffix, fix="Save them as .png."
+        )

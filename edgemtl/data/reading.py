@@ -107,6 +107,10 @@ def _picture(path: Path, rgb: bool) -> Numbers:
 
     with Image.open(path) as picture:
         if rgb and not picture.mode.startswith(("I", "F")):  # those are depth maps: RGB would clip them
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-        spread = SPREAD.get(picture.tile[0][3], 1) if picture.tile else 1
+            upright = ImageOps.exif_transpose(picture)
+            # Straight to RGB, a palette with several transparent colors brings a warning.
+            opaque = upright.convert("RGBA") if "transparency" in upright.info else upright
+            return np.asarray(opaque.convert("RGB"))
+        how = picture.tile[0][3] if picture.tile else ""
+        spread = SPREAD.get(how[0] if isinstance(how, tuple) else how, 1)  # of a TIFF there is more
         return np.asarray(picture) // spread if spread > 1 else np.asarray(picture)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
-from edgemtl.core.errors import DataError, nearest
 from edgemtl.data.base import Data, Dataset, LabelInfo, Sample
 from edgemtl.data.furniture import (
     CLASSES,
@@ -73,12 +72,9 @@ class Scenes(Data, frozen=True, kw_only=True, tag="scenes"):
         """Open ``train``, ``val`` or ``video``.
 
         Raises:
-            DataError: there is no such split.
+            UsageError: there is no such split.
         """
-        if split not in self.splits:
-            raise DataError(
-                "$.data", expected="a split of scenes", found=f"`{split}`", fix=nearest(split, self.splits)
-            )
+        self.check_split(split)
         return SceneSplit(self, split)
 
 

@@ -66,12 +66,14 @@ def _read_picture(path: Path) -> Pixels:
             # 16-bit and float pictures are depth maps and the like; conversion to RGB would clip them.
             if picture.mode.startswith(("I", "F")):
                 raise _not_rgb(path, f"one of mode {picture.mode}")
-            upright = ImageOps.exif_transpose(picture).convert("RGB")
+            upright = ImageOps.exif_transpose(picture)
+            # Straight to RGB, a palette with several transparent colors brings a warning.
+            opaque = upright.convert("RGBA") if "transparency" in upright.info else upright
+            pixels: Pixels = np.asarray(opaque.convert("RGB")).astype(np.float32) / np.float32(255)
     except DataError:
         raise
     except Exception as error:  # of a damaged file, pillow raises whatever its parsers do
         raise _not_rgb(path, str(error)) from error
-    pixels: Pixels = np.asarray(upright).astype(np.float32) / np.float32(255)
     return pixels
 
 

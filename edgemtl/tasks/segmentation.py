@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgemtl.core.bundle import Classes
+from edgemtl.core.errors import DataError
 from edgemtl.core.report import MetricInfo
 from edgemtl.tasks.base import Head, LossSum, Meter, Task
 
@@ -20,7 +21,8 @@ UNLABELED = -1
 class Segmentation(Task, frozen=True, kw_only=True, tag="segmentation"):
     """Logits [B, classes, H, W], learned by cross-entropy from int64 [B, H, W] with -1 where unlabeled.
 
-    ``labels`` names the classes for whoever reads the output.
+    ``labels`` names the classes for whoever reads the output, in the order of the dataset, which names them
+    where the recipe does not.
     """
 
     label_kind: ClassVar[str] = "classes"
@@ -31,6 +33,18 @@ class Segmentation(Task, frozen=True, kw_only=True, tag="segmentation"):
     def __post_init__(self) -> None:
         if self.labels and len(self.labels) != self.classes:
             raise ValueError(f"Expected {self.classes} `labels`, one for each class, got {len(self.labels)}")
+
+    def check_label(self, kind: str, names: Sequence[str]) -> None:
+        """As every task does, and that ``labels`` are the dataset's names in its order."""
+        super().check_label(kind, names)
+        for index, (ours, theirs) in enumerate(zip(self.labels, names, strict=True) if self.labels else ()):
+            if ours != theirs:
+                raise DataError(
+                    f"label `{self.label_name}`",
+                    expected=f"`{ours}`, as the task's `labels` have it, for class {index}",
+                    found=f"`{theirs}`",
+                    fix="Leave `labels` out: the data name the classes.",
+                )
 
     @property
     def output(self) -> Classes:

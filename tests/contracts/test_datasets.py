@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from edgemtl.core.errors import DataError
+from edgemtl.core.errors import UsageError
 from edgemtl.data import Data, DataSpec, Folder, NYUv2, Sample, Scenes
 from edgemtl.data.check import check
 from edgemtl.data.loader import train_batches
@@ -68,7 +68,7 @@ def test_it_ends(data: Data) -> None:
 
 
 def test_an_unknown_split_offers_the_nearest(data: Data) -> None:
-    with pytest.raises(DataError, match=r"found `trian`\. Did you mean `train`\?"):
+    with pytest.raises(UsageError, match=r"--split: .*found `trian`\. Did you mean `train`\?"):
         data.dataset("trian")
 
 

@@ -138,6 +138,11 @@ def test_another_folder_is_other_data(tmp_path: Path) -> None:
     [
         ({"image": {"type": "depth"}}, "found `image`, which are the images"),
         ({"lanes": {"type": "classes", "names": ["a", "b"], "void": [1]}}, r"outside 0\.\.1.*found 1"),
+        (
+            {"lanes": {"type": "classes", "names": ["a", "b"], "void": [2], "first": 1}},
+            r"outside 1\.\.2.*found 2",
+        ),
+        ({"lanes": {"type": "classes", "names": ["a", "b", "a"]}}, "found `a` twice"),
         ({"all": {"type": "classes", "names": [str(i) for i in range(300)]}}, "found 255"),
     ],
 )

@@ -42,6 +42,18 @@ def test_classes_are_read_from_gray_palette_and_16_bits_alike(tmp_path: Path) ->
         np.testing.assert_array_equal(label, CLASSES)
 
 
+def test_classes_may_begin_at_1(tmp_path: Path) -> None:
+    """As in ADE20K, where 0 is not labeled."""
+    stored = CLASSES + 1
+    stored[0, :2] = 0, 255
+    expected = CLASSES.astype(np.int64)
+    expected[0, :2] = -1
+    files = ClassFiles(names=NAMES, first=1, void=(0, 255))
+    np.testing.assert_array_equal(files.load(saved(tmp_path / "a.png", stored), SIZE), expected)
+    with pytest.raises(DataError, match=r"values in 1\.\.3, found 0\.\.3"):
+        ClassFiles(names=NAMES, first=1).load(saved(tmp_path / "b.png", stored), SIZE)
+
+
 @pytest.mark.parametrize("invalid", [0, 127, 128])
 def test_a_gray_or_black_normal_is_none(tmp_path: Path, invalid: int) -> None:
     array = np.full((*SIZE, 3), (255, 127, 127), np.uint8)
@@ -53,7 +65,7 @@ def test_a_gray_or_black_normal_is_none(tmp_path: Path, invalid: int) -> None:
 @pytest.mark.parametrize(
     ("files", "name", "array", "message"),
     [
-        (ClassFiles(names=NAMES), "a.png", CLASSES + 1, r"values in -1\.\.2, found 1\.\.3.*`void`"),
+        (ClassFiles(names=NAMES), "a.png", CLASSES + 1, r"values in 0\.\.2, found 1\.\.3.*`void`"),
         (
             ClassFiles(names=NAMES),
             "a.png",
@@ -62,6 +74,7 @@ def test_a_gray_or_black_normal_is_none(tmp_path: Path, invalid: int) -> None:
         ),
         (ClassFiles(names=NAMES), "a.npy", CLASSES / 2, "whole numbers, found fractions"),
         (ClassFiles(names=NAMES), "a.jpg", CLASSES, r"stored exactly, found \.jpg"),
+        (DepthFiles(), "a.jpg", CLASSES, r"distances that are stored exactly, found \.jpg"),
         (DepthFiles(), "a.png", np.full(SIZE, 2000, np.uint16), r"values in 0\.\.1000, found 2000.*`meters`"),
         (DepthFiles(), "a.npy", np.full(SIZE, -1.0), r"found -1"),
         (DepthFiles(), "a.npy", np.full(SIZE, np.nan), "found NaN"),

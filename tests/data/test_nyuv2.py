@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from edgemtl.core.errors import DataError
+from edgemtl.core.errors import DataError, UsageError
 from edgemtl.data.nyuv2 import CLASSES, NYUv2
 
 SIZE = (4, 6)
@@ -109,7 +109,7 @@ def test_more_cannot_be_held_out_than_there_is(tmp_path: Path) -> None:
         ("image/0.npy", damage(lambda a: a.transpose(2, 0, 1)), r"\[height, width, 3\], found \[3, 4, 6\]"),
         ("image/0.npy", damage(lambda a: a[:0]), r"\[height, width, 3\], found \[0, 6, 3\]"),
         ("depth/3.npy", damage(lambda a: a[:, 1:]), r"shape \[4, 6, 1\].*found \[4, 5, 1\]"),
-        ("label/3.npy", damage(with_one(np.nan)), r"values in -1\.\.12, found NaN"),
+        ("label/3.npy", damage(with_one(np.nan)), r"values in 0\.\.12, found NaN"),
         ("depth/3.npy", damage(with_one(np.nan)), "found NaN"),
         ("depth/3.npy", damage(with_one(np.inf)), r"found .*\.\.inf"),
         ("depth/3.npy", damage(lambda a: a * 1000.0), r"values in 0\.\.100.*in meters"),
@@ -120,7 +120,7 @@ def test_more_cannot_be_held_out_than_there_is(tmp_path: Path) -> None:
             damage(lambda a: (a * 255).astype(np.uint8)),
             r"values in 0\.\.1, found \d+\.\.2\d\d",
         ),
-        ("label/3.npy", damage(with_one(13)), r"values in -1\.\.12, found -1\.\.13"),
+        ("label/3.npy", damage(with_one(13)), r"values in 0\.\.12, found 0\.\.13"),
         ("label/3.npy", damage(with_one(-2)), r"found -2\.\."),
         ("label/3.npy", damage(with_one(0.5)), "whole numbers, found fractions"),
     ],
@@ -179,9 +179,9 @@ def test_no_damage_to_a_header_gives_another_error(tmp_path: Path, at: int, junk
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere/train/image: expected files \(\.npy, .*\), found none"):
         NYUv2(root=str(tmp_path / "nowhere")).dataset("train")
-    with pytest.raises(DataError, match=r"a split of nyuv2, found `vall`\. Did you mean `val`\?"):
+    with pytest.raises(UsageError, match=r"a split of nyuv2, found `vall`\. Did you mean `val`\?"):
         NYUv2(root=str(tmp_path)).dataset("vall")
-    with pytest.raises(DataError, match="found `holdout`"):
+    with pytest.raises(UsageError, match="found `holdout`"):
         NYUv2(root=str(tmp_path)).dataset("holdout")
 
 

@@ -56,6 +56,19 @@ def test_gray_of_few_bits_is_read_as_it_is_stored(tmp_path: Path, bits: int) -> 
     np.testing.assert_array_equal(read(tmp_path / "a.png"), classes)
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+def test_so_is_a_tiff(tmp_path: Path, bits: int) -> None:
+    classes = np.random.default_rng(0).integers(0, 1 << bits, (3, 8)).astype(np.uint8)
+    rows = np.packbits(np.unpackbits(classes[..., None], axis=-1)[..., -bits:].reshape(3, -1), axis=-1)
+    # Width, height, bits, uncompressed, 0 is black, offset and number of bytes.
+    tags = {256: 8, 257: 3, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: 3, 279: rows.size}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    header = struct.pack("<2sHI", b"II", 42, 8 + rows.size)
+    directory = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    (tmp_path / "a.tif").write_bytes(header + rows.tobytes() + directory)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif"), classes)
+
+
 def test_half_floats_become_floats_and_integers_stay(tmp_path: Path) -> None:
     for dtype, expected in ((np.float16, np.float32), (np.float64, np.float32), (np.uint16, np.uint16)):
         np.save(tmp_path / "a.npy", np.ones((2, 2), dtype))

@@ -14,7 +14,6 @@ pytest.importorskip("torch")
 
 import torch
 
-from edgemtl.core.errors import DataError
 from edgemtl.data.base import Sample
 from edgemtl.data.furniture import CLASSES
 from edgemtl.data.raycast import Shape, Solid
@@ -166,11 +165,6 @@ def test_cameras_and_lamps_hang_free_in_furnished_rooms() -> None:
 def test_a_bad_field_is_named(field: str, value: object) -> None:
     with pytest.raises(msgspec.ValidationError, match=field):
         msgspec.convert({"type": "scenes", field: value}, Scenes)
-
-
-def test_an_unknown_split_is_refused_with_the_nearest_one() -> None:
-    with pytest.raises(DataError, match=r"`trian`.*Did you mean `train`"):
-        SMALL.dataset("trian")
 
 
 @pytest.mark.parametrize("index", [-1, 120])

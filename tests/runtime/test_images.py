@@ -63,6 +63,14 @@ def test_other_color_modes_become_rgb(tmp_path: Path, mode: str) -> None:
     assert load_image(tmp_path / "a.tiff", INFO).shape == (1, 3, 4, 6)
 
 
+def test_a_palette_with_transparent_colors_becomes_rgb(tmp_path: Path) -> None:
+    picture = Image.new("P", (6, 4), 1)
+    picture.putpalette([0, 0, 0, 200, 100, 50])
+    picture.save(tmp_path / "a.png", transparency=b"\x00\x80")
+    found = load_image(tmp_path / "a.png", INFO)
+    np.testing.assert_allclose(found[0, :, 0, 0], np.array([200, 100, 50]) / 255, rtol=1e-6)
+
+
 def test_a_rotated_photograph_is_set_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down

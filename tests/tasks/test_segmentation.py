@@ -85,3 +85,13 @@ def test_a_label_with_other_classes_is_refused() -> None:
     task.check_label("classes", ("a", "b", "c"))
     with pytest.raises(DataError, match=r"label `parts`: expected the task's 3 classes, found 2: a, b\. Set"):
         task.check_label("classes", ("a", "b"))
+
+
+def test_names_are_those_of_the_dataset_in_its_order() -> None:
+    """Else a bundle that says `car` would mean `road`."""
+    task = Segmentation(classes=2, labels=("road", "car"))
+    task.check_label("classes", ("road", "car"))
+    with pytest.raises(DataError, match=r"expected `road`, .* for class 0, found `car`\. Leave `labels` out"):
+        task.check_label("classes", ("car", "road"))
+    with pytest.raises(DataError, match="the task's 2 classes"):
+        task.check_label("classes", ("road",))
