@@ -28,7 +28,7 @@ def build_model(recipe: Recipe, *, pretrained: bool = False) -> MultitaskModel:
     stages = recipe.backbone.stages()
     if pretrained and recipe.backbone.weights:
         modules = {stage.name: stage.module for stage in stages}
-        loaded = load_weights(modules, Path(recipe.backbone.weights), recipe.backbone.stage_key)
+        loaded = load_weights(modules, Path(recipe.backbone.weights).expanduser(), recipe.backbone.stage_key)
         _LOG.warning(
             "%s: %d tensors filled; %d of the backbone are not in it; %d of it are not used",
             recipe.backbone.weights,

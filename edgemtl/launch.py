@@ -170,7 +170,7 @@ def _distiller(recipe: Recipe, model: MultitaskModel, splits: Splits) -> Distill
     spec = recipe.training.distill
     if spec is None:
         return None
-    twins = open_twins(Path(spec.teachers), recipe.tasks)
+    twins = open_twins(Path(spec.teachers).expanduser(), recipe.tasks)
     teachers = {task: fold(twin.trained())[0] for task, twin in twins.items()}  # folded: faster, and exact
     return spec.build(model, teachers, splits.augment.crop or splits.train.size)
 

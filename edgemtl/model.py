@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgemtl.backbones import Stage
 from edgemtl.backbones.base import IMAGE
-from edgemtl.core.errors import UsageError, nearest
+from edgemtl.core.errors import EdgemtlError, UsageError, first_line, nearest
 from edgemtl.core.inspection import Skipped
 from edgemtl.core.plan import Segment, SharingPlan
 from edgemtl.kernels import KernelMethod, Plain, layers_of, overparameterize
@@ -127,18 +127,21 @@ def check_size(model: MultitaskModel, size: tuple[int, int]) -> None:
 
     Raises:
         UsageError: it does not take such images; as a rule, more stages halve them than their size allows. Or
-            a branch or a head changes in place what others read.
+            a stage gives other channels than it says, or a branch or a head changes in place what others
+            read.
     """
     try:
         with torch.no_grad(), evaluating(model):
             _walk(model, torch.zeros(1, 3, *size))
-    except RuntimeError as error:
+    except EdgemtlError:
+        raise
+    except Exception as error:  # a module of the user's, or timm's, raises whatever it does
         height, width = size
         raise UsageError(
             "$.backbone",
             expected=f"a network that takes images of {height}x{width}",
-            found=str(error).partition("\n")[0],
-            fix="Use larger images, or a backbone of fewer stages.",
+            found=first_line(error),
+            fix="Use images of another size, larger ones as a rule, or another backbone.",
         ) from error
 
 
@@ -150,10 +153,23 @@ def _walk(model: MultitaskModel, image: Tensor) -> None:
         above = known[segment.parent]
         with _untouched(above if parents.count(segment.parent) > 1 else {}, f"stage {segment.stages[0]}"):
             known[segment.name] = model.run_segment(segment, above)
+        for stage in model.blueprint:
+            if stage.name in segment.stages:
+                _check_channels(stage, known[segment.name][stage.name])
     leaves = list(model.leaf.values())
     for task, leaf in model.leaf.items():
         with _untouched(known[leaf] if leaves.count(leaf) > 1 else {}, f"the head of {task}"):
             model.run_head(task, known[leaf][model.blueprint[-1].name], (image.shape[-2], image.shape[-1]))
+
+
+def _check_channels(stage: Stage, feature: Tensor) -> None:
+    if feature.ndim != 4 or feature.shape[1] != stage.channels:
+        raise UsageError(
+            f"backbone stage {stage.name}",
+            expected=f"a feature map of {stage.channels} channels, as it says",
+            found=f"shape {list(feature.shape)}",
+            fix="Let its `channels` say what its module gives.",
+        )
 
 
 @contextmanager

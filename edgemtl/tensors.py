@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from edgemtl.core.errors import DataError
+from edgemtl.core.errors import DataError, first_line
 from edgemtl.core.files import replacing
 
 
@@ -28,7 +28,7 @@ def read_tensors(path: Path, *, fix: str | None = None) -> dict[str, Tensor]:
     advice = "Save the state dict with safetensors; code in a file is never executed."
     found = load_without_code(path, "tensors alone", fix or advice)
     # Training scripts often wrap the weights together with an epoch and an optimizer.
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
@@ -52,7 +52,7 @@ def load_without_code(path: Path, expected: str, fix: str) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make torch raise anything, an IndexError for example
         refused = isinstance(error, pickle.UnpicklingError)
-        found = "code or damage" if refused else str(error).partition("\n")[0] or type(error).__name__
+        found = "code or damage" if refused else first_line(error)
         raise DataError(path, expected=expected, found=found, fix=fix) from error
 
 

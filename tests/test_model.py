@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from edgemtl.backbones import SegNet, chain
+from edgemtl.backbones import SegNet, Stage, chain
 from edgemtl.core.errors import UsageError
 from edgemtl.core.plan import SharingPlan
 from edgemtl.kernels import Factorized, Plain
@@ -91,6 +91,31 @@ def test_a_size_that_the_network_does_not_take_is_refused() -> None:
     check_size(model, (32, 48))
     with pytest.raises(UsageError, match=r"\$\.backbone: expected a network that takes images of 16x24"):
         check_size(model, (16, 24))
+
+
+class FixedSize(torch.nn.Conv2d):
+    """As transformers do that know their images' size."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[-1] == 24, "Input size doesn't match"
+        return super().forward(x)
+
+
+def test_a_network_that_fails_otherwise_is_refused_as_well() -> None:
+    stage = Stage("only", FixedSize(3, 4, 1), ("image",), 4, 1)
+    check_size(MultitaskModel((stage,), TASKS), (16, 24))
+    with pytest.raises(UsageError, match=r"images of 16x32, found Input size doesn't match\. Use images of"):
+        check_size(MultitaskModel((stage,), TASKS), (16, 32))
+
+
+def test_a_stage_has_the_channels_that_it_says() -> None:
+    stages = (
+        Stage("stem", torch.nn.Conv2d(3, 4, 1), ("image",), 5, 1),
+        chain(last=torch.nn.Conv2d(3, 4, 1))[0],
+    )
+    for count in (1, 2):  # where a head reads it, and where nothing does
+        with pytest.raises(UsageError, match=r"stage stem: expected .* of 5 channels.*\[1, 4, 16, 24\]"):
+            check_size(MultitaskModel(stages[:count], TASKS), (16, 24))
 
 
 def test_a_fork_at_what_changes_its_input_in_place_is_refused() -> None:

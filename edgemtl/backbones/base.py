@@ -9,6 +9,8 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from edgemtl.core.errors import UsageError
+
 IMAGE = "image"
 
 
@@ -34,9 +36,23 @@ class Stage:
         return (self.name, *self.extras)
 
     def __call__(self, module: nn.Module, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run ``module``, this stage's or a group's copy of it, and name what it returns."""
+        """Run ``module``, this stage's or a group's copy of it, and name what it returns.
+
+        Raises:
+            UsageError: a stage with extras returns something else than a tensor for each of ``writes``.
+        """
         result = module(*(features[name] for name in self.reads))
-        return dict(zip(self.writes, result if self.extras else (result,), strict=True))
+        results = result if self.extras else (result,)
+        if not isinstance(results, tuple | list) or len(results) != len(self.writes):
+            raise UsageError(
+                f"backbone stage {self.name}",
+                expected=f"a tuple of {', '.join(self.writes)}",
+                found=f"{len(results)} of them"
+                if isinstance(results, tuple | list)
+                else type(result).__name__,
+                fix="Return the feature, then one tensor for each of its `extras`.",
+            )
+        return dict(zip(self.writes, results, strict=True))
 
 
 class Backbone(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgemtl.backbones.base import IMAGE, Backbone, Stage
-from edgemtl.core.errors import UsageError, nearest
+from edgemtl.core.errors import UsageError, first_line, nearest
 from edgemtl.modes import evaluating
 
 _PROBE_SIZE = 64
@@ -49,7 +49,7 @@ class Module(Backbone, frozen=True, kw_only=True, tag="module"):
         path, _, name = self.factory.partition(":")
         try:
             factory: Callable[..., object] = getattr(importlib.import_module(path), name)
-        except (ImportError, AttributeError, ValueError) as error:
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
             raise UsageError(
                 "$.backbone.factory",
                 expected="package.file:function that can be imported",
@@ -74,13 +74,22 @@ def chain(**modules: nn.Module) -> tuple[Stage, ...]:
     Channels and reductions are read off one forward pass of an image of 64x64 zeros.
 
     Raises:
-        UsageError: a module does not give a feature map [B, C, h, w].
+        UsageError: a module does not take the feature before it, or gives no feature map [B, C, h, w].
     """
     stages: list[Stage] = []
     feature = torch.zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE)
     for name, module in modules.items():
-        with torch.no_grad(), evaluating(module):
-            feature = module(feature)
+        given = list(feature.shape)
+        try:
+            with torch.no_grad(), evaluating(module):
+                feature = module(feature)
+        except Exception as error:  # a module of the user's raises whatever it does
+            raise UsageError(
+                f"backbone stage {name}",
+                expected=f"a module that takes {given}, from an image of {_PROBE_SIZE}x{_PROBE_SIZE}",
+                found=first_line(error),
+                fix="Mend it; of a network for larger images alone, write the `Stage`s by hand.",
+            ) from error
         if not isinstance(feature, torch.Tensor) or feature.ndim != 4:
             raise UsageError(
                 f"backbone stage {name}",

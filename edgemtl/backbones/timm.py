@@ -27,7 +27,7 @@ class Timm(Backbone, frozen=True, kw_only=True, tag="timm"):
 
         Raises:
             SetupError: timm is not installed or does not import.
-            UsageError: timm knows no such model.
+            UsageError: timm knows no such model, or it gives no features at several sizes.
         """
         try:
             import timm
@@ -46,7 +46,15 @@ class Timm(Backbone, frozen=True, kw_only=True, tag="timm"):
                 fix=nearest(self.model, timm.list_models()),
             )
         # The getter keeps the names of a model's parts, so that its weights load; it also gives NCHW always.
-        body = timm.create_model(self.model, pretrained=False, features_only=True, feature_cls="getter")
+        try:
+            body = timm.create_model(self.model, pretrained=False, features_only=True, feature_cls="getter")
+        except RuntimeError as error:  # a tag that it does not know, or a model without features
+            raise UsageError(
+                "$.backbone.model",
+                expected="a model of timm that gives features at several sizes",
+                found=f"`{self.model}` ({error})",
+                fix="Leave out what follows the dot, or take another model.",
+            ) from error
         info = body.feature_info
         names = ["encoder", *(f"encoder.{index}" for index in range(1, len(info.channels())))]
         # The coarsest feature comes first: it is the stage's own, the finer ones are extras.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from edgemtl.core.errors import DataError, nearest
 from edgemtl.tensors import read_tensors
+
+# What DataParallel, torch.compile and the training loops of others put before the names of a network.
+WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.")
 
 
 class Loaded(NamedTuple):
@@ -26,7 +29,7 @@ def load_weights(
     """Fill the modules of stages, by stage name, from a file.
 
     Raises:
-        DataError: no tensor of the file belongs to these modules, or one has another shape.
+        DataError: no tensor of the file belongs to these modules, or one has another shape or is not finite.
     """
     targets = {
         f"{stage}.{key}": value
@@ -35,19 +38,14 @@ def load_weights(
     }
     filled, unused = [], []
     for name, value in read_tensors(path).items():
-        key = stage_key(name.removeprefix("module."))  # the prefix that DataParallel leaves
-        if key is None:
+        keys = [stage_key(bare) for bare in _unwrapped(name)]
+        if None in keys:
             continue
-        if key not in targets:
+        key = next((key for key in keys if key in targets), None)
+        if key is None:
             unused.append(name)
             continue
-        if targets[key].shape != value.shape:
-            raise DataError(
-                f"{path}: {name}",
-                expected=f"shape {list(targets[key].shape)} for {key}",
-                found=str(list(value.shape)),
-                fix="Use the weights of this architecture and width.",
-            )
+        _check_fits(value, targets[key], f"{path}: {name}", key)
         targets[key].copy_(value)
         filled.append(key)
     if not filled:
@@ -60,3 +58,23 @@ def load_weights(
         )
     counters = [key for key in targets if key.endswith("num_batches_tracked")]
     return Loaded(tuple(filled), tuple(sorted(set(targets) - {*filled, *counters})), tuple(unused))
+
+
+def _check_fits(value: Tensor, target: Tensor, where: str, key: str) -> None:
+    if target.shape != value.shape:
+        raise DataError(
+            where,
+            expected=f"shape {list(target.shape)} for {key}",
+            found=str(list(value.shape)),
+            fix="Use the weights of this architecture and width.",
+        )
+    if not value.isfinite().all():
+        raise DataError(where, expected="finite numbers", found="others", fix="Use other weights.")
+
+
+def _unwrapped(name: str) -> Iterator[str]:
+    """The name as it is, and without one wrapper after the other."""
+    yield name
+    for wrapper in WRAPPERS:
+        if name.startswith(wrapper):
+            yield from _unwrapped(name.removeprefix(wrapper))

@@ -18,7 +18,8 @@ class EdgemtlError(Exception):
 
     def __init__(self, where: object, *, expected: str, found: str, fix: str) -> None:
         self.where, self.expected, self.found, self.fix = str(where), expected, found, fix
-        super().__init__(f"{where}: expected {expected}, found {found}. {fix}")
+        # What is found may be a sentence: another error, or what a library says.
+        super().__init__(f"{where}: expected {expected}, found {found.removesuffix('.')}. {fix}")
 
     def __reduce__(self) -> tuple[object, ...]:
         # Errors cross process borders (loader workers, training processes), so they must pickle.
@@ -59,6 +60,11 @@ class DataError(EdgemtlError):
     """A dataset, a run or a weights file is missing, damaged or foreign."""
 
     exit_code = 5
+
+
+def first_line(error: BaseException) -> str:
+    """What another library says of a failure, or what kind it is where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from edgemtl.backbones.base import IMAGE
 from edgemtl.core.bundle import ModelFile, TensorInfo
-from edgemtl.core.errors import GateError, UsageError
+from edgemtl.core.errors import GateError, UsageError, first_line
 from edgemtl.export.cuts import Cut, cuts
 from edgemtl.export.evaluate import evaluator
 from edgemtl.export.graph import Array, edges, extract
@@ -86,7 +86,7 @@ def _export(whole: _Whole, image: Tensor, batch: tuple[int, int], opset: int) ->
         raise UsageError(
             "network",
             expected="one that PyTorch can export",
-            found=str(error.__cause__ or error).strip().partition("\n")[0].rstrip("."),
+            found=first_line(error.__cause__ or error),
             fix="Its traceback, with --debug, names the line; replace what depends on values there.",
         ) from error
     graph = cast(torch.onnx.ONNXProgram, program).model_proto

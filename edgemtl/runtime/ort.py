@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 
 from edgemtl.core.bundle import ModelFile
-from edgemtl.core.errors import BundleError, SetupError
+from edgemtl.core.errors import BundleError, SetupError, first_line
 from edgemtl.core.malloc import return_large_blocks
 from edgemtl.runtime.session import Array, Session
 
@@ -50,7 +50,7 @@ class OrtSession(Session):
             raise SetupError(
                 path,
                 expected=f"a model that {self.runtime} can run",
-                found=str(error).partition("\n")[0],
+                found=first_line(error),
                 fix="Install a newer onnxruntime, or export with a lower opset.",
             ) from error
         self._outputs = [tensor.name for tensor in file.outputs]

@@ -8,11 +8,17 @@ from torch import nn
 
 from edgemtl.backbones import Stage
 from edgemtl.backbones.base import IMAGE, ConvNormAct, Normalize
+from edgemtl.core.errors import UsageError
 
 
 class Both(nn.Module):
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return first + second, first - second
+
+
+class Sum(nn.Module):
+    def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        return first + second
 
 
 def test_a_stage_passes_what_it_reads_in_order_and_names_what_comes_back() -> None:
@@ -27,10 +33,12 @@ def test_a_stage_runs_the_copy_that_it_is_given() -> None:
     assert stage(nn.ReLU(), {IMAGE: torch.tensor(-1.0)}) == {"last": torch.tensor(0.0)}
 
 
-def test_a_stage_that_returns_more_than_it_says_fails() -> None:
-    stage = Stage("sum", Both(), ("a", "b"), 1, 1, ("one", "two"))
-    with pytest.raises(ValueError, match="shorter"):
-        stage(stage.module, {"a": torch.zeros(1), "b": torch.zeros(1)})
+@pytest.mark.parametrize("module", [Both(), Sum()])
+def test_a_stage_that_returns_other_than_it_says_fails(module: nn.Module) -> None:
+    """A batch of three, too, is no tuple of three."""
+    stage = Stage("sum", module, ("a", "b"), 1, 1, ("one", "two"))
+    with pytest.raises(UsageError, match=r"stage sum: .* tuple of sum, one, two, found (2 of them|Tensor)"):
+        stage(stage.module, {"a": torch.zeros(3), "b": torch.zeros(3)})
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2), (5, 2)])

@@ -32,6 +32,14 @@ def flat() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 3, 1), nn.Flatten())
 
 
+def mismatched() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(5, 6, 1))
+
+
+def tiny() -> nn.Sequential:
+    return nn.Sequential(nn.AvgPool2d(128))
+
+
 NOT_A_FUNCTION = "text"
 
 
@@ -97,6 +105,7 @@ def test_chain_leaves_its_modules_as_they_were() -> None:
     ("spec", "message"),
     [
         (Module(factory="no.such:thing"), r"factory: .* found `no.such:thing` \(No module named 'no'\)"),
+        (Module(factory=".relative:thing"), "found `.relative:thing` .*relative import"),
         (Module(factory="thing"), "package.file:function that can be imported, found `thing`"),
         (Module(factory=""), "package.file:function that can be imported, found ``"),
         (module("missing"), r"has no attribute 'missing'\). Check the spelling"),
@@ -110,6 +119,11 @@ def test_chain_leaves_its_modules_as_they_were() -> None:
         ),
         (module("by_hand", name=IMAGE), "found `image`. Rename the stage"),
         (module("nothing"), "expected at least one stage, found none"),
+        (
+            module("mismatched"),
+            r"stage 1: .* that takes \[1, 4, 64, 64\].* expected input.* to have 5",
+        ),
+        (module("tiny"), r"stage 0: .* from an image of 64x64, found .* too small"),
         (module("flat"), r"stage 1: expected a feature map \[B, C, h, w\], found shape \[1, 12288\]"),
     ],
     ids=lambda value: value.factory.partition(":")[2] if isinstance(value, Module) else "",

@@ -45,6 +45,9 @@ FILES = {
     "legacy.pth": as_torch(STATE, zipped=False),
     "wrapped.pt": as_torch({"state_dict": STATE, "epoch": 3}),
     "twice.pt": as_torch({"state_dict": {"model": STATE}, "optimizer": {"lr": 0.1}}),
+    "trainer.pt": as_torch({"model_state_dict": STATE, "optimizer_state_dict": {}}),
+    "compiled.pt": as_torch({f"module._orig_mod.model.{name}": value for name, value in STATE.items()}),
+    "segmenter.pt": as_torch({f"backbone.{name}": value for name, value in STATE.items()}),
     "parallel.pt": as_torch({f"module.{name}": value for name, value in STATE.items()}),
 }
 
@@ -72,6 +75,18 @@ def test_keys_are_renamed_left_out_or_unused(tmp_path: Path) -> None:
     assert (loaded.filled, loaded.unused) == (("first.weight",), ("else",))
 
 
+def test_a_name_of_its_own_comes_before_what_wrappers_add(tmp_path: Path) -> None:
+    targets = {"model": nn.Conv2d(3, 4, 3, bias=False), "weight": nn.ParameterDict({"x": torch.zeros(1)})}
+    (tmp_path / "w.pt").write_bytes(as_torch({"model.weight": STATE["first.weight"]}))
+    assert load_weights(targets, tmp_path / "w.pt", same).filled == ("model.weight",)
+
+
+def test_what_is_not_wanted_is_not_wanted_when_wrapped_either(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(as_torch({"module.first.bias": torch.ones(4), "module.fc": Tensor()}))
+    loaded = load_weights(modules(), tmp_path / "w.pt", lambda key: None if key == "fc" else key)
+    assert (loaded.filled, loaded.unused) == (("first.bias",), ())
+
+
 def test_half_precision_is_widened(tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_bytes(as_torch({name: value.half() for name, value in STATE.items()}))
     targets = modules()
@@ -87,13 +102,14 @@ def test_half_precision_is_widened(tmp_path: Path) -> None:
             {**STATE, "last.weight": torch.zeros(3, 4)},
             r"last.weight: expected shape \[2, 4\] .*, found \[3, 4\]",
         ),
+        ({**STATE, "last.weight": torch.full((2, 4), torch.nan)}, r"last.weight: expected finite numbers"),
         ({"frist.weight": torch.zeros(1)}, r"the first `frist.weight`. Did you mean `first.weight`\?"),
         ({}, "expected weights of this backbone, found 0 others"),
         ([torch.zeros(1)], "expected names with tensors, found list"),
         ({"state_dict": 3}, "expected names with tensors, found dict"),
         (torch.zeros(1), "expected names with tensors, found Tensor"),
     ],
-    ids=["shape", "no match", "empty", "list", "numbers", "tensor"],
+    ids=["shape", "not finite", "no match", "empty", "list", "numbers", "tensor"],
 )
 def test_tensors_of_another_network_are_refused(tmp_path: Path, content: object, message: str) -> None:
     path = tmp_path / "weights.pt"

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from edgemtl.core.errors import EdgemtlError, nearest
+from edgemtl.core.errors import EdgemtlError, UsageError, first_line, nearest
 
 
 def everything(kind: type[EdgemtlError]) -> list[type[EdgemtlError]]:
@@ -41,6 +41,16 @@ def test_exit_codes_are_those_of_the_command_line() -> None:
         "SetupError": 4,
         "DataError": 5,
     }
+
+
+def test_what_is_found_may_be_a_sentence() -> None:
+    inner = UsageError("a", expected="b", found="c", fix="Do d.")
+    assert str(UsageError("x", expected="y", found=str(inner), fix="Do z.")).endswith("Do d. Do z.")
+
+
+def test_of_what_others_say_the_first_line_counts() -> None:
+    assert first_line(ValueError("\none\ntwo")) == "one"
+    assert first_line(AssertionError()) == "AssertionError"
 
 
 def test_the_nearest_name_is_offered() -> None:
