@@ -25,7 +25,8 @@ from torch.nn import functional as F
 
 from edgemtl import evaluation, workflow
 from edgemtl import recipe as recipes
-from edgemtl.core.report import Scores, delta_m
+from edgemtl.core.delta_m import delta_m
+from edgemtl.core.report import Scores
 from edgemtl.data import Dataset
 from edgemtl.data.loader import eval_batches
 from edgemtl.launch import open_splits

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from edgemtl.core.bundle import MANIFEST, read_manifest
+from edgemtl.core.delta_m import against
 from edgemtl.core.errors import DataError, UsageError
-from edgemtl.core.report import EVALUATED_ON, EvalReport, Scores, against
+from edgemtl.core.report import EVALUATED_ON, EvalReport, Scores
 from edgemtl.data.base import Dataset
 from edgemtl.data.loader import eval_batches
 from edgemtl.kernels import composed

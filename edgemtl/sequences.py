@@ -12,8 +12,9 @@ from typing import NamedTuple
 import msgspec
 
 from edgemtl.core.bundle import Manifest
+from edgemtl.core.delta_m import against
 from edgemtl.core.errors import DataError
-from edgemtl.core.report import EvalReport, Scores, VideoUse, against
+from edgemtl.core.report import EvalReport, Scores, VideoUse
 from edgemtl.data.base import Dataset
 from edgemtl.data.loader import eval_batches
 from edgemtl.run import Run

@@ -24,9 +24,10 @@ from latency import TWINS, read_latencies
 from records import Failed, Finished, folder_of, read_all
 from tables import markdown
 
+from edgemtl.core.delta_m import gains
 from edgemtl.core.errors import EdgemtlError
 from edgemtl.core.files import json_bytes, replacing
-from edgemtl.core.report import MetricInfo, Scores, gains, timestamp
+from edgemtl.core.report import MetricInfo, Scores, timestamp
 
 RESAMPLES = 10_000
 # Student's t, 97.5 %, by degrees of freedom from 1 on.

@@ -18,8 +18,8 @@ from typing import Annotated, Literal
 import msgspec
 from records import Finished, Outcome
 
+from edgemtl.core.delta_m import delta_m
 from edgemtl.core.errors import UsageError, nearest
-from edgemtl.core.report import delta_m
 
 Overrides = tuple[str, ...]
 Count = Annotated[int, msgspec.Meta(ge=1)]

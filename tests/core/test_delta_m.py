@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from edgemtl.core.delta_m import delta_m
 from edgemtl.core.errors import DataError
-from edgemtl.core.report import MetricInfo, delta_m
+from edgemtl.core.report import MetricInfo
 
 METRICS = {
     "segmentation": (MetricInfo("miou", "1", True), MetricInfo("pixel_accuracy", "1", True)),
