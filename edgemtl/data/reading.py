@@ -75,7 +75,10 @@ def check_shape(path: Path, array: Numbers, shape: Sequence[int], like: str) -> 
 def wrong_shape(path: Path, expected: str, array: Numbers) -> DataError:
     """The error for the array of a file that has another shape than expected."""
     return DataError(
-        path, expected=f"shape {expected}", found=str(list(array.shape)), fix="Prepare this file again."
+        path,
+        expected=f"shape {expected}",
+        found=str(list(array.shape)),
+        fix="Prepare this file again; photographs are read upright, as their EXIF says.",
     )
 
 
