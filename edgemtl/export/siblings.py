@@ -13,9 +13,8 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from edgemtl.export.graph import Array, constant, constants, copied, readers, set_nodes, writers
+from edgemtl.runtime.ort import BLOCK
 
-# Output channels that a kernel computes at a time. A convolution that fills its blocks gains nothing.
-_BLOCK = 16
 # In integers, a number of channels that is no multiple of 4 costs a quarter more.
 _QUAD = 4
 
@@ -54,7 +53,8 @@ def _siblings(graph: GraphProto) -> list[list[_Sibling]]:
             continue
         sibling = _sibling(conv, values, source.get(conv.input[1]), target.get(conv.output[0], []))
         attributes = {each.name: helper.get_attribute_value(each) for each in conv.attribute}
-        if sibling and len(sibling.bias) % _BLOCK and attributes.get("group", 1) == 1:
+        # One that fills its blocks gains nothing.
+        if sibling and len(sibling.bias) % BLOCK and attributes.get("group", 1) == 1:
             kind = str(sorted(attributes.items())), sibling.weight.shape[1:], sibling.weight.dtype
             found.setdefault((conv.input[0], *kind), []).append(sibling)
     return [siblings for siblings in found.values() if len(siblings) > 1]

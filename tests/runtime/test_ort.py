@@ -37,6 +37,26 @@ def test_a_file_that_is_no_model(tmp_path: Path, content: bytes) -> None:
         OrtSession(path, FILE, 1)
 
 
+@pytest.mark.parametrize(
+    ("channels", "blocked"),
+    [
+        (0, True),
+        (1, False),
+        (4, False),
+        (5, True),
+        (16, True),
+        (17, False),
+        (20, False),
+        (21, True),
+        (65, True),
+    ],
+)
+def test_blocks_that_would_be_mostly_padding_are_not_made(channels: int, blocked: bool) -> None:
+    file = msgspec.structs.replace(FILE, channels=channels)
+    options = OrtSession(TINY / FILE.path, file, 1)._session.get_session_options()
+    assert options.graph_optimization_level.name == f"ORT_ENABLE_{'ALL' if blocked else 'EXTENDED'}"
+
+
 @pytest.mark.parametrize("end", ["inputs", "outputs"])
 def test_a_manifest_about_another_file(end: str) -> None:
     other = msgspec.structs.replace(FILE, **{end: (TensorInfo("foreign", (-1, 3, 12, 16)),)})
