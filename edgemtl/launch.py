@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,7 @@ from edgemtl.training.fabric import leave, make_fabric
 from edgemtl.training.trainer import Splits, Trainer
 from edgemtl.twins import open_twins
 
+_LOG = logging.getLogger(__name__)
 SAMPLES = 8  # validation images that a run keeps for certificates, golden samples and pictures
 OpenObserver = Callable[[], AbstractContextManager[Observer | None]]
 
@@ -192,7 +194,11 @@ def _fit(fabric: Fabric, run: Run, trainer: Trainer, observe: OpenObserver) -> P
     with observe() if fabric.global_rank == 0 else nullcontext() as observer:
         if run.begun:
             trainer.restore()
-        found = trainer.fit(observer)
+        try:
+            found = trainer.fit(observer)
+        except KeyboardInterrupt:
+            _LOG.warning("%s: interrupted; `edgemtl train %s --resume` goes on", run.path, run.path)
+            raise
     if fabric.global_rank == 0:
         splits = trainer.splits
         split = "holdout" if splits.select else "val"

@@ -61,15 +61,18 @@ def _check(images: Sequence[Path], out: Path) -> None:
     """Refuse images whose predictions would replace each other, or a file that is not a prediction."""
     if not images:
         raise UsageError("images", expected="a picture or more", found="none", fix="Name one, or a folder.")
-    names = [path.stem for path in images]
-    for name in names:
-        if names.count(name) > 1:
+    named: dict[str, Path] = {}
+    for path in images:
+        if (other := named.setdefault(path.stem, path)) is not path:
             raise UsageError(
-                "images", expected="names that differ", found=f"`{name}` twice", fix="Run them one by one."
+                "images",
+                expected="names that differ in more than their suffix",
+                found=f"{other} and {path}",
+                fix="Rename one, or run them into folders of their own with --out.",
             )
     # A picture there may be of that name; and what is written goes through links.
     near = {folder for path in images for folder in (path.resolve().parent, path.parent.resolve())}
-    written = {(out / f"{name}{suffix}").resolve() for name in names for suffix in (".png", ".npz")}
+    written = {(out / f"{name}{suffix}").resolve() for name in named for suffix in (".png", ".npz")}
     if out.resolve() in near or not written.isdisjoint(path.resolve() for path in images):
         raise UsageError(
             "--out", expected="a folder without the images", found=str(out), fix="Name another folder."

@@ -222,7 +222,7 @@ def _check_names(value: object, kind: inspect.Type, path: str) -> None:
     elif isinstance(value, float) and not math.isfinite(value):
         raise UsageError(path, expected="a finite number", found=f"`{value}`", fix="Mend this value.")
     elif type(value) in map(type, choices) and value not in choices:
-        fix = nearest(str(value), map(str, choices))
+        fix = nearest("", map(str, choices))  # they are few, and what looks alike means other things
         raise UsageError(path, expected="a known choice", found=f"`{value}`", fix=fix)
 
 

@@ -16,6 +16,7 @@ twins/               a run for each task alone, of the same network
 
 from __future__ import annotations
 
+import logging
 import platform
 import sys
 from functools import cached_property
@@ -46,6 +47,7 @@ from edgemtl.training.trainer import METRICS
 
 FORMAT = 1
 WEIGHTS = ("last", "best")
+_LOG = logging.getLogger(__name__)
 _RESTORE = "Copy the run again from where it was trained, or train again."
 ENVIRONMENT, SAMPLES = "env.json", "samples.safetensors"
 _VERSIONED = ("torch", "numpy", "onnx", "onnxruntime", "lightning-fabric", "msgspec", "safetensors")
@@ -176,9 +178,18 @@ class Run:
                 found="none",
                 fix="Only training with data.holdout keeps them.",
             )
+        if not (self.finished or path.is_file()):
+            raise DataError(path, expected="weights", found="none yet", fix=f"{self._going_on} goes on.")
         model = build_model(self.recipe)
         _load(model, path)
+        if not self.finished:
+            epochs = f"{len(self.metrics)} of {self.recipe.training.epochs} epochs"
+            _LOG.warning("%s: stopped after %s; %s goes on", self.path, epochs, self._going_on)
         return model.eval()
+
+    @property
+    def _going_on(self) -> str:
+        return f"`edgemtl train {self.path} --resume`"
 
     def weights_sha256(self, name: str) -> str:
         """The SHA-256 of the file that ``trained`` reads, or that there is none."""

@@ -103,8 +103,7 @@ def export(run: Run, out: Path | None = None, spec: Export | None = None) -> tup
     collapsed = run.collapsed()
     scores = collapsed.certificate.scores
     folder = out or run.path / "bundles" / spec.label
-    if (folder / MANIFEST).is_file():
-        _LOG.warning("%s: the bundle there, and what was built from it, is replaced", folder)
+    stood = (folder / MANIFEST).is_file()
     manifest = write_bundle(
         collapsed,
         folder,
@@ -117,6 +116,8 @@ def export(run: Run, out: Path | None = None, spec: Export | None = None) -> tup
         split=collapsed.certificate.split,
         material=material_of(run, spec, collapsed.certificate.split),
     )
+    if stood:
+        _LOG.warning("%s: the bundle that stood there, and what was built from it, is replaced", folder)
     return folder, manifest
 
 

@@ -269,9 +269,10 @@ def test_a_wrong_override_is_named(override: str, message: str) -> None:
         ({"tasks": ["dpeth"]}, r"\$\.tasks\.dpeth\.type: .* found `dpeth`. Did you mean `depth`\?"),
         ({"backbone": {"widths": [4]}}, r"\$\.backbone\.type: expected a known type, found none. Known: "),
         ({"backbone": {"type": 3}}, r"\$\.backbone\.type: expected a known type, found `3`"),
-        ({"kernel": FACTORIZED | {"combine": "maen"}}, r"\$\.kernel\.combine: .* Did you mean `mean`\?"),
+        ({"training": {"accelerator": "gpu"}}, r"accelerator: .* `gpu`\. Known: auto, cpu, cuda"),
+        ({"kernel": FACTORIZED | {"combine": "maen"}}, r"\$\.kernel\.combine: .* Known: mean, product, sum"),
         ({"backbone": {"type": "resnet", "depth": 20}}, r"depth: .* found `20`. Known: 18, 34, 50"),
-        ({"plan": {"forks": {"decoder1": "eahc"}}}, r"\$\.plan\.forks\.decoder1: .* Did you mean `each`\?"),
+        ({"plan": {"forks": {"decoder1": "eahc"}}}, r"\$\.plan\.forks\.decoder1: .* Known: each"),
         # Wrong types, lengths and numbers.
         ({"training": {"epochs": "three"}}, r"\$\.training\.epochs: expected `int`, found 'three'"),
         ({"training": {"epochs": 0}}, r"\$\.training\.epochs: expected `int` >= 1, found 0"),

@@ -145,9 +145,16 @@ def test_another_run_is_compared_with_the_same_twins(run: Run) -> None:
     assert report.delta_m == pytest.approx(0)
 
 
-def test_twins_that_are_not_all_there_are_no_baseline_by_themselves(copy: Path) -> None:
+def test_twins_that_are_not_all_there_are_no_baseline_by_themselves(
+    copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     shutil.rmtree(copy / TWINS / "depth")
     assert evaluate(copy).baseline is None
+    assert "no Delta_m" in caplog.text
+    caplog.clear()
+    shutil.rmtree(copy / TWINS)
+    assert evaluate(copy).baseline is None
+    assert not caplog.text
 
 
 def test_a_twin_without_a_gain_to_count_from_costs_no_metrics(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,9 @@ torch = pytest.importorskip("torch")
 
 from edgemtl import workflow
 from edgemtl.core.errors import DataError, UsageError
+from edgemtl.core.report import Observer, Progress
 from edgemtl.evaluation import evaluate
+from edgemtl.export import Export
 from edgemtl.run import Run
 from edgemtl.runtime.verify import verify
 from edgemtl.tensors import read_tensors, write_tensors
@@ -63,6 +67,38 @@ def test_the_certificate_records_metrics_before_and_after(run: Run) -> None:
     for metrics in scores.values():
         for before, after in metrics.values():
             assert after == pytest.approx(before, rel=1e-3, abs=1e-3)
+
+
+@contextmanager
+def interrupted() -> Iterator[Observer]:
+    def observe(progress: Progress) -> None:
+        if progress.epoch == 2:
+            raise KeyboardInterrupt
+
+    yield observe
+
+
+def test_a_run_that_was_stopped_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        workflow.train(tiny(), path, observe=interrupted)
+    assert f"run: interrupted; `edgemtl train {path} --resume` goes on" in caplog.text
+    caplog.clear()
+    evaluate(path)
+    assert f"run: stopped after 1 of 3 epochs; `edgemtl train {path} --resume` goes on" in caplog.text
+    shutil.rmtree(path / "weights")
+    with pytest.raises(DataError, match=r"expected weights, found none yet\. `edgemtl train .* goes on"):
+        evaluate(path)
+
+
+def test_of_a_bundle_that_stood_there_is_said_that_it_is_replaced_once_it_is(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for refused in (True, False):
+        out = Path(shutil.copytree(run.path / "bundles" / "onnx-fp32", tmp_path / str(refused)))
+        with pytest.raises(DataError, match="calibration: expected") if refused else nullcontext():
+            workflow.export(run, out, Export(precision="int8" if refused else "fp32"))
+        assert ("replaced" in caplog.text) != refused
 
 
 def test_a_collapsed_network_of_other_weights_is_neither_evaluated_nor_exported(

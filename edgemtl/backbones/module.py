@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from edgemtl.backbones.base import IMAGE, Backbone, Stage
-from edgemtl.core.errors import UsageError, first_line, nearest
+from edgemtl.core.errors import EdgemtlError, UsageError, first_line, nearest
 from edgemtl.modes import evaluating
 
 _PROBE_SIZE = 64
@@ -30,9 +31,22 @@ class Module(Backbone, frozen=True, kw_only=True, tag="module"):
         """Call the factory.
 
         Raises:
-            UsageError: the factory cannot be imported, does not take the options or gives something else.
+            UsageError: the factory cannot be imported, does not take the options, fails, or gives something
+            else.
         """
-        result = self._factory()(**self.options)
+        factory = self._factory()
+        try:
+            result = factory(**self.options)
+        except EdgemtlError:
+            raise
+        except Exception as error:  # a function of the user's raises whatever it does
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            raise UsageError(
+                "$.backbone.factory",
+                expected=f"{self.factory} to build the network",
+                found=f"{type(error).__name__}: {first_line(error)} ({last.filename}:{last.lineno})",
+                fix="Mend the function or its `options`; --debug shows the traceback.",
+            ) from error
         if isinstance(result, nn.Sequential):
             return chain(**result._modules)  # named_children leaves repeated ones out
         if isinstance(result, Sequence) and all(isinstance(stage, Stage) for stage in result):
@@ -49,11 +63,11 @@ class Module(Backbone, frozen=True, kw_only=True, tag="module"):
         path, _, name = self.factory.partition(":")
         try:
             factory: Callable[..., object] = getattr(importlib.import_module(path), name)
-        except (ImportError, AttributeError, ValueError, TypeError) as error:
+        except Exception as error:  # and so does a file
             raise UsageError(
                 "$.backbone.factory",
                 expected="package.file:function that can be imported",
-                found=f"`{self.factory}` ({error})",
+                found=f"`{self.factory}` ({first_line(error)})",
                 fix="Check the spelling and PYTHONPATH.",
             ) from error
         try:

@@ -39,6 +39,13 @@ def read_report(path: Path) -> Document:
     Raises:
         DataError: the file is missing or truncated, is no report, or is one of another version.
     """
+    if path.is_dir() and not (path / SUMMARY).is_file():
+        raise DataError(
+            path,
+            expected="a report, or a run that is finished",
+            found="neither",
+            fix="Train to the end with `edgemtl train RUN --resume`, or name a report of `--json`.",
+        )
     path = path / SUMMARY if path.is_dir() else path
     try:
         document = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])

@@ -67,6 +67,7 @@ def bench(folder: Path, settings: BenchSettings | None = None, *, root: Path = R
     manifest = read_manifest(folder)
     layout = choose_layout(manifest, tuple(manifest.tasks), settings.layout)
     batch = settings.batch or manifest.input.batch[0]
+    _check_batch(batch, manifest.input.batch)
     threads = settings.threads or available_cores()
     ways = {(kind, name): way for kind, named in all_ways(manifest).items() for name, way in named.items()}
     sessions = cache(open_session)  # ways that run the same file share it
@@ -173,3 +174,14 @@ def _price(request: Request, manifest: Manifest, latency_ms: Stats, compute_ms: 
         size_mib=sum((Path(request.folder) / file.path).stat().st_size for file in files) / 2**20,
         macs=sum(file.macs for file in files),
     )
+
+
+def _check_batch(batch: int, takes: tuple[int, int]) -> None:
+    least, most = takes
+    if not least <= batch <= most:
+        raise UsageError(
+            "--batch",
+            expected=str(least) if least == most else f"{least} to {most}, as the bundle takes",
+            found=str(batch),
+            fix="Export for another: `edgemtl export --batch LEAST,MOST`.",
+        )

@@ -59,7 +59,9 @@ def gate(verdicts: tuple[Verdict, ...]) -> None:
     from edgemtl.report.tables import gates_table
 
     Console(stderr=True).print(gates_table(verdicts))
-    if failed := [verdict.gate for verdict in verdicts if not verdict.passed]:
-        raise GateError(
-            "gates", expected="all to pass", found=f"{', '.join(failed)} failed", fix="See the table."
-        )
+    failed = [verdict.gate for verdict in verdicts if not verdict.passed and verdict.value is not None]
+    absent = [verdict.gate for verdict in verdicts if verdict.value is None]
+    if failed or absent:
+        said = {"failed": failed, "not measured": absent}
+        found = "; ".join(f"{', '.join(gates)} {what}" for what, gates in said.items() if gates)
+        raise GateError("gates", expected="all to pass", found=found, fix="See the table.")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -40,7 +42,27 @@ def tiny() -> nn.Sequential:
     return nn.Sequential(nn.AvgPool2d(128))
 
 
+def failing() -> nn.Sequential:
+    raise ValueError("my own mistake\nand more of it")
+
+
+def lazy() -> nn.Sequential:
+    import no_such_package  # noqa: F401
+
+    return nn.Sequential()
+
+
 NOT_A_FUNCTION = "text"
+
+
+def test_a_file_that_fails_when_it_is_imported_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, text in {"wrong_syntax": "def f(:", "wrong_import": "raise RuntimeError('on import')"}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+        with pytest.raises(UsageError, match=rf"factory: .*can be imported, found `{name}:f` \("):
+            Module(factory=f"{name}:f").stages()
 
 
 def module(factory: str, **options: object) -> Module:
@@ -123,6 +145,12 @@ def test_chain_leaves_its_modules_as_they_were() -> None:
             module("mismatched"),
             r"stage 1: .* that takes \[1, 4, 64, 64\].* expected input.* to have 5",
         ),
+        (
+            module("failing"),
+            r"factory: .*ing to build .* ValueError: my own mistake \(.*_module\.py:\d+\)",
+        ),
+        (module("lazy"), r"factory: .* ModuleNotFoundError: No module named 'no_such_package'"),
+        (module("sequential", width="wide"), r"factory: .* found TypeError: "),
         (module("tiny"), r"stage 0: .* from an image of 64x64, found .* too small"),
         (module("flat"), r"stage 1: expected a feature map \[B, C, h, w\], found shape \[1, 12288\]"),
     ],

@@ -75,6 +75,11 @@ def test_files_that_are_no_report(tmp_path: Path, content: bytes) -> None:
         read_report(tmp_path / "a.json")
 
 
+def test_a_run_that_is_not_finished_has_no_report(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a run that is finished, found neither\. Train to the end"):
+        read_report(tmp_path)
+
+
 def test_a_missing_report(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No such file"):
         read_report(tmp_path / "a.json")

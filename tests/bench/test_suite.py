@@ -98,7 +98,7 @@ def test_settings_out_of_range(name: str, value: float) -> None:
 def test_what_the_bundle_lacks() -> None:
     with pytest.raises(UsageError, match="`tiled`"):
         bench(TINY, BenchSettings(layout="tiled"))
-    with pytest.raises(UsageError, match=r"found float32 5x3x12x16"):
+    with pytest.raises(UsageError, match=r"--batch: expected 1 to 4.* found 5\. Export"):
         bench(TINY, BenchSettings(batch=5))
 
 

@@ -11,7 +11,9 @@ import pytest
 
 from edgemtl.bench import suite
 from edgemtl.cli import _words, main
-from edgemtl.core.report import BenchReport
+from edgemtl.cli.output import gate
+from edgemtl.core.errors import GateError
+from edgemtl.core.report import BenchReport, Verdict
 
 REPORT = Path(__file__).parents[1] / "fixtures" / "bench_report.json"
 
@@ -114,3 +116,13 @@ def test_a_recipe_is_copied_into_a_new_folder_and_never_over_a_file(tmp_path: Pa
     found = edge("recipes", "cp", "scenes_quickstart", "file/x.yaml", cwd=tmp_path)
     assert found.returncode == 4
     assert found.stderr.startswith("error: file/x.yaml: expected a place to write")
+
+
+def test_of_a_gate_that_fails_is_said_whether_its_figure_was_measured() -> None:
+    verdicts = [
+        Verdict(gate=f"--min {name}=1", value=value, bound="at least", limit=1, passed=passed)
+        for name, value, passed in (("a", 2, True), ("b", 0, False), ("c", None, False))
+    ]
+    gate(tuple(verdicts[:1]))
+    with pytest.raises(GateError, match="found --min b=1 failed; --min c=1 not measured"):
+        gate(tuple(verdicts))
