@@ -21,6 +21,8 @@ from edgemtl.modes import evaluating
 from edgemtl.tasks.base import Task
 
 Features = dict[str, Tensor]
+# Attributes of the dictionaries that hold stages and heads, and arguments of savez, which writes outputs.
+_TAKEN = {*dir(nn.ModuleDict), "file", "allow_pickle"}
 
 
 class MultitaskModel(nn.Module):
@@ -51,10 +53,10 @@ class MultitaskModel(nn.Module):
                 fix="Make the plan from the names of this backbone and these tasks.",
             )
         for name in (*names, *tasks):
-            if name in dir(nn.ModuleDict) or "." in name:
+            if name in _TAKEN or "." in name:
                 raise UsageError(
                     f"stage or task `{name}`",
-                    expected="a name without dots that torch modules do not use themselves",
+                    expected="a name without dots that torch modules and numpy.savez do not use themselves",
                     found=f"`{name}`",
                     fix="Rename it.",
                 )

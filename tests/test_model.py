@@ -141,3 +141,9 @@ def test_a_head_that_changes_what_others_read_in_place_is_refused() -> None:
         head.register_forward_pre_hook(lambda _, inputs: (inputs[0].relu_(), *inputs[1:]))
     with pytest.raises(UsageError, match=r"the head of normals: expected .* found it changes end in place"):
         check_size(model, (16, 24))
+
+
+@pytest.mark.parametrize("name", ["file", "allow_pickle", "keys", "a.b"])
+def test_a_name_that_something_else_uses_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"stage or task `{name}`: expected a name"):
+        MultitaskModel(chain(stem=torch.nn.Conv2d(3, 4, 1)), {name: TASKS["depth"]})

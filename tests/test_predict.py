@@ -26,6 +26,7 @@ def test_two_images_of_one_name_would_overwrite_each_other(image: Path, tmp_path
 
 def test_a_folder_stands_for_the_pictures_in_it(image: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "album.png").mkdir()
     np.save(tmp_path / "attic.npy", np.zeros((12, 16, 3), np.float32))
     out = tmp_path / "out"
     found = list(predict(TINY, [tmp_path], out))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 from edgemtl.bench.document import Document, figures, higher_is_better, read_report
@@ -44,11 +46,11 @@ def compare(paths: Sequence[Path], *, force: bool = False) -> Comparison:
             "compare", expected="two reports or more", found=str(len(paths)), fix="Name another report."
         )
     documents = [read_report(path) for path in paths]
-    first, names = documents[0], tuple(str(path) for path in paths)
-    differences: dict[str, None] = {}  # an ordered set: two reports may differ from the first in the same way
-    for name, document in zip(names[1:], documents[1:], strict=True):
-        video = bool(first.get("video") and document.get("video"))
-        unlike = require_alike(names[0], first, name, document, video=video, force=force)
+    names = tuple(os.fsencode(path).decode(errors="replace") for path in paths)
+    differences: dict[str, None] = {}  # an ordered set: several pairs may differ in the same way
+    for (name, document), (other_name, other) in combinations(zip(names, documents, strict=True), 2):
+        video = bool(document.get("video") and other.get("video"))
+        unlike = require_alike(name, document, other_name, other, video=video, force=force)
         differences |= dict.fromkeys(unlike)
     columns = [figures(document) for document in documents]
     rows = []
@@ -56,7 +58,7 @@ def compare(paths: Sequence[Path], *, force: bool = False) -> Comparison:
         better = next((way for d in documents if (way := higher_is_better(d, path)) is not None), None)
         if better is not None:
             rows.append(ComparedRow(path, tuple(column.get(path) for column in columns), better))
-    return Comparison(first["kind"], names, tuple(rows), tuple(differences))
+    return Comparison(documents[0]["kind"], names, tuple(rows), tuple(differences))
 
 
 def require_alike(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from edgemtl.core.errors import DataError
-from edgemtl.core.report import FORMAT, SUMMARY, BenchReport, EvalReport, VerifyReport
+from edgemtl.core.report import FORMAT, SUMMARY, BenchReport, EvalReport, MetricInfo, VerifyReport
 
 Document = Mapping[str, Any]
 
@@ -26,6 +26,12 @@ TIMES = {
 COSTS = {*TIMES, "memory_mib", "size_mib", "macs", "max_abs", "max_rel"}
 GAINS = {"images_per_s", "delta_m", "delta_m_tasks", "delta_m_metrics"}
 ON_DEVICE = {*TIMES, "memory_mib", "images_per_s"}  # mean nothing without device and settings
+
+
+class _Described(msgspec.Struct):
+    """What is read of a report beside its figures."""
+
+    metrics: dict[str, tuple[MetricInfo, ...]] = {}
 
 
 def as_document(report: BenchReport | EvalReport | VerifyReport) -> Document:
@@ -56,6 +62,10 @@ def read_report(path: Path) -> Document:
     kind, version = document.get("kind"), document.get("format")
     if kind not in KINDS or version != FORMAT:
         raise _no_report(path, f"kind {kind}, format {version}")
+    try:
+        msgspec.convert(document, _Described)
+    except msgspec.ValidationError as error:
+        raise _no_report(path, str(error)) from error
     return document
 
 
@@ -71,7 +81,7 @@ def leaves(document: Document, prefix: str = "") -> Iterator[tuple[str, object]]
 def figures(document: Document) -> dict[str, float | None]:
     """Every number of a report by its path, None where it was not measured or is not finite."""
     return {
-        path: value if value is not None and math.isfinite(value) else None
+        path: value if value is not None and abs(value) <= sys.float_info.max else None  # NaN is not
         for path, value in leaves(document)
         if value is None or (isinstance(value, int | float) and not isinstance(value, bool))
     }

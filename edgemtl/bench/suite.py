@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 
@@ -71,7 +71,10 @@ def bench(folder: Path, settings: BenchSettings | None = None, *, root: Path = R
     threads = settings.threads or available_cores()
     ways = {(kind, name): way for kind, named in all_ways(manifest).items() for name, way in named.items()}
     sessions = cache(open_session)  # ways that run the same file share it
-    opened = {key: way.open(folder, manifest, batch, threads, sessions) for key, way in ways.items()}
+    opened = {
+        key: partial(way.open(folder, manifest, threads, sessions), way.feeds(manifest, batch))
+        for key, way in ways.items()
+    }
     watch = Watch(root)
     with watch.watching():
         video = _video(folder, manifest, settings, batch, threads, sessions)  # first: it may refuse

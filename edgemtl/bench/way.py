@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from edgemtl.core.bundle import Manifest, ModelFile
 from edgemtl.runtime.runner import BundleRunner, choose_layout, needed_files
 from edgemtl.runtime.session import SessionFactory
 
+Feeds = Mapping[str, NDArray[Any]]
 FEW_TASKS = 4  # up to so many, every subset is measured: 14 of them; beyond, the single tasks
 
 
@@ -31,20 +32,25 @@ class Way(msgspec.Struct, frozen=True):
             return needed_files(manifest, self.layout, self.tasks)
         return tuple(file for file in manifest.layouts[self.layout] if file.name == self.file)
 
+    def feeds(self, manifest: Manifest, batch: int) -> Feeds:
+        """A random batch of what it reads."""
+        if self.file is None:
+            image = manifest.input
+            return {image.name: _random((batch, 3, image.height, image.width))}
+        (file,) = self.files(manifest)
+        return {tensor.name: _random((batch, *tensor.shape[1:]), tensor.dtype) for tensor in file.inputs}
+
     def open(
-        self, folder: Path, manifest: Manifest, batch: int, threads: int, sessions: SessionFactory
-    ) -> Callable[[], object]:
-        """Open the files; what returns runs them once on a random batch.
+        self, folder: Path, manifest: Manifest, threads: int, sessions: SessionFactory
+    ) -> Callable[[Feeds], object]:
+        """Open the files; what returns runs them once on such a batch.
 
         Raises:
-            UsageError: the bundle does not take such a batch.
             SetupError: the runtime is missing or cannot run the files.
         """
         if self.file is not None:
             (file,) = self.files(manifest)
-            session = sessions(folder / file.path, file, threads)
-            feeds = {tensor.name: _random((batch, *tensor.shape[1:]), tensor.dtype) for tensor in file.inputs}
-            return lambda: session.run(feeds)
+            return sessions(folder / file.path, file, threads).run
         runner = BundleRunner(
             folder,
             tasks=self.tasks,
@@ -53,8 +59,7 @@ class Way(msgspec.Struct, frozen=True):
             sessions=sessions,
             manifest=manifest,
         )
-        image = _random((batch, 3, manifest.input.height, manifest.input.width))
-        return lambda: runner(image)
+        return lambda feeds: runner(feeds[manifest.input.name])
 
 
 def all_ways(manifest: Manifest) -> dict[str, dict[str, Way]]:

@@ -60,10 +60,10 @@ def main() -> None:
     """The entry point: errors that a user can mend are one line and an exit code."""
     try:
         app(_words(sys.argv[1:]))
-    except (EdgemtlError, ModuleNotFoundError) as error:
+    except (EdgemtlError, ModuleNotFoundError, OSError) as error:
         if "--debug" in sys.argv:
             raise
-        told = error if isinstance(error, EdgemtlError) else _missing(error)
+        told = _told(error)
         typer.echo(f"error: {told}", err=True)
         sys.exit(told.exit_code)
 
@@ -78,6 +78,19 @@ def _words(given: Iterable[str]) -> list[str]:
         if word != "--debug":
             words.append(word)
     return words
+
+
+def _told(error: EdgemtlError | ModuleNotFoundError | OSError) -> EdgemtlError:
+    if isinstance(error, EdgemtlError):
+        return error
+    if isinstance(error, ModuleNotFoundError):
+        return _missing(error)
+    return SetupError(
+        error.filename or "output",
+        expected="to read or write it",
+        found=error.strerror or str(error),
+        fix="Check the path, who may use it, and the space on the disk.",
+    )
 
 
 def _missing(error: ModuleNotFoundError) -> SetupError:

@@ -215,6 +215,7 @@ def read_manifest(folder: Path) -> Manifest:
     _check_layouts(path, manifest)
     _check_paths(path, manifest)
     _check_tensors(path, manifest)
+    _check_complete(path, manifest)
     _check_hashes(folder, manifest)
     return manifest
 
@@ -264,6 +265,26 @@ def _check_tensors(where: Path, manifest: Manifest) -> None:
                 found=f"`{info.tensor.name}`",
                 fix="Export the bundle again with `edgemtl export`.",
             )
+
+
+def _check_complete(where: Path, manifest: Manifest) -> None:
+    least, most = manifest.input.batch
+    if not 1 <= least <= most:
+        raise BundleError(
+            where,
+            expected="a smallest and a largest batch",
+            found=f"{least}, {most}",
+            fix="Export the bundle again with `edgemtl export`.",
+        )
+    for layout, files in manifest.layouts.items():
+        for task in manifest.tasks:
+            if not any(task in file.tasks and task in (t.name for t in file.outputs) for file in files):
+                raise BundleError(
+                    where,
+                    expected=f"a file of the layout {layout} that writes `{task}`",
+                    found="none",
+                    fix="Export the bundle again with `edgemtl export`.",
+                )
 
 
 def _check_hashes(folder: Path, manifest: Manifest) -> None:

@@ -121,7 +121,7 @@ def _why_not(place: Path, origin: Origin) -> str:
     """Why an engine is not the one that is wanted; nothing if it is."""
     try:
         found = msgspec.json.decode(_sidecar(place).read_bytes(), type=Sidecar)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         return f"its sidecar cannot be read ({error})"
     for field in Origin.__struct_fields__:
         there, here = getattr(found, field), getattr(origin, field)

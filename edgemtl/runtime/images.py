@@ -42,7 +42,7 @@ def pictures_of(folder: Path) -> list[Path]:
         DataError: it has none, or is a bundle.
     """
     paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    found = [path for path in paths if path.suffix.lower() in SUFFIXES]
+    found = [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not found and (folder / MANIFEST).is_file():
         raise DataError(folder, expected="pictures", found="a bundle", fix="Name the bundle first.")
     if not found:

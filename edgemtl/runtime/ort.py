@@ -35,6 +35,7 @@ class OrtSession(Session):
 
     def __init__(self, path: Path, file: ModelFile, threads: int) -> None:
         ort = onnxruntime()
+        self._path = path
         self.runtime = f"onnxruntime {ort.__version__}"
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -62,7 +63,16 @@ class OrtSession(Session):
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """See ``Session.run``."""
         wanted = self._outputs if outputs is None else outputs
-        return dict(zip(wanted, self._session.run(wanted, feeds), strict=True))
+        try:
+            found = self._session.run(wanted, feeds)
+        except Exception as error:  # as above
+            raise SetupError(
+                self._path,
+                expected="memory and all else that one run needs",
+                found=first_line(error),
+                fix="Run a smaller batch, or fewer things at once.",
+            ) from error
+        return dict(zip(wanted, found, strict=True))
 
 
 @cache

@@ -85,8 +85,10 @@ class BundleRunner:
         memory stays small.
 
         Raises:
-            UsageError: as a call.
+            UsageError: as a call, or there is no image.
         """
+        if not (isinstance(images, np.ndarray) and images.ndim == 4 and len(images)):
+            self.check(images)  # it is refused
         return together(in_batches(lambda batch: self(batch, tasks), images, self._batch[0]))
 
     def compute(self, tensors: Mapping[str, Array], wanted: tuple[str, ...]) -> dict[str, Array]:

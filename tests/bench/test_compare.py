@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,24 @@ def test_the_third_report_counts_too(tmp_path: Path) -> None:
     ]
     with pytest.raises(UsageError, match=r"c\.json: expected device\.cpu"):
         compare(paths)
+
+
+def test_each_is_held_to_every_other(tmp_path: Path) -> None:
+    """What the first does not say, the others may say differently."""
+    (dotted,) = ALIKE_WHERE_SAID[:1]
+    part, name = dotted.split(".")
+    silent = {key: value for key, value in BENCH[part].items() if key != name}
+    paths = [write(tmp_path / "a.json", **{part: silent}), write(tmp_path / "b.json", **changed(dotted))]
+    assert compare(paths).differences == ()
+    with pytest.raises(UsageError, match=rf"c\.json.*{dotted}"):
+        compare([*paths, write(tmp_path / "c.json", **{part: {**BENCH[part], name: "third"}})])
+
+
+def test_a_name_that_is_no_text_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path / "b") + b"\xdf.json"))
+    found = compare([write(tmp_path / "a.json"), write(odd)])
+    assert found.names[1].endswith("b\ufffd.json")
+    found.names[1].encode()
 
 
 def test_unlike_kinds_are_refused_even_by_force(tmp_path: Path) -> None:

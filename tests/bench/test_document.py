@@ -66,8 +66,10 @@ def test_which_way_is_better(path: str, higher: bool | None) -> None:
         b"{}",
         b'{"kind": "bench", "format": 99}',
         b'{"kind": []}',
+        b'{"kind": "bench", "format": 1, "metrics": null}',
+        b'{"kind": "bench", "format": 1, "metrics": {"depth": [{"x": 1}]}}',
     ],
-    ids=["empty", "truncated", "binary", "list", "object", "later", "odd"],
+    ids=["empty", "truncated", "binary", "list", "object", "later", "odd", "undescribed", "misdescribed"],
 )
 def test_files_that_are_no_report(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
@@ -83,3 +85,8 @@ def test_a_run_that_is_not_finished_has_no_report(tmp_path: Path) -> None:
 def test_a_missing_report(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No such file"):
         read_report(tmp_path / "a.json")
+
+
+def test_a_number_beyond_floats_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(f'{{"kind": "bench", "format": 1, "macs": 1{"0" * 400}, "threads": 2}}')
+    assert figures(read_report(tmp_path / "a.json")) == {"format": 1, "macs": None, "threads": 2}

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from edgemtl.bench.probe import Request, probe, run_probe
-from edgemtl.bench.way import Way
+from edgemtl.bench.way import Feeds, Way
+from edgemtl.core.bundle import Manifest
 from edgemtl.core.errors import SetupError
 from edgemtl.runtime.opening import RUNTIMES
 from tests.fixtures.places import TINY
@@ -35,3 +37,24 @@ def test_memory_that_a_process_does_not_show_is_unknown(monkeypatch: pytest.Monk
         pytest.skip("this system tells no peak")
     monkeypatch.setitem(RUNTIMES, "ort", RUNTIMES["ort"]._replace(resident=False))
     assert run_probe(request).memory_mib is None
+
+
+def test_another_edgemtl_in_the_current_folder_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "edgemtl").mkdir()
+    (tmp_path / "edgemtl" / "__init__.py").write_text("raise RuntimeError('another one')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    assert probe(Request(str(TINY), WAY, batch=1, threads=1)).load_ms > 0
+
+
+def test_making_the_input_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(way: Way, manifest: Manifest, batch: int) -> Feeds:
+        time.sleep(0.5)
+        return made(way, manifest, batch)
+
+    made = Way.feeds
+    monkeypatch.setattr(Way, "feeds", slow)
+    found = run_probe(Request(str(TINY), WAY, batch=1, threads=1))
+    assert max(found.load_ms, found.first_inference_ms) < 500

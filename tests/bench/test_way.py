@@ -10,8 +10,6 @@ import pytest
 
 from edgemtl.bench.way import Way, all_ways
 from edgemtl.core.bundle import ModelFile, read_manifest
-from edgemtl.core.errors import UsageError
-from edgemtl.runtime.opening import open_session
 from edgemtl.runtime.session import FakeSession
 from tests.fixtures.places import TINY
 
@@ -58,9 +56,9 @@ def test_a_way_runs_its_files_and_no_others(way: Way) -> None:
         assert threads == 3
         return sessions.setdefault(file.name, FakeSession(file))
 
-    run = way.open(TINY, MANIFEST, 2, 3, fake)
-    run()
-    run()
+    run, feeds = way.open(TINY, MANIFEST, 3, fake), way.feeds(MANIFEST, 2)
+    run(feeds)
+    run(feeds)
     ran = {file.name for file in way.files(MANIFEST)}
     assert {name: len(session.runs) for name, session in sessions.items()} == {
         name: 2 * (name in ran) for name in sessions
@@ -82,11 +80,5 @@ def test_a_file_alone_is_fed_what_it_declares() -> None:
             assert not feeds[tensor.name].any()
             return super().run(feeds, outputs)
 
-    run = Way("split", TASKS, file.name).open(TINY, manifest, 2, 1, lambda path, file, threads: Indexed(file))
-    run()
-
-
-def test_a_batch_that_the_bundle_does_not_take() -> None:
-    run = Way("merged", TASKS).open(TINY, MANIFEST, 5, 1, open_session)
-    with pytest.raises(UsageError, match=r"1\.\.4x3x12x16, found float32 5x3x12x16"):
-        run()
+    way = Way("split", TASKS, file.name)
+    way.open(TINY, manifest, 1, lambda path, file, threads: Indexed(file))(way.feeds(manifest, 2))

@@ -126,3 +126,9 @@ def test_of_a_gate_that_fails_is_said_whether_its_figure_was_measured() -> None:
     gate(tuple(verdicts[:1]))
     with pytest.raises(GateError, match="found --min b=1 failed; --min c=1 not measured"):
         gate(tuple(verdicts))
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path: Path) -> None:
+    found = edge("compare", tmp_path / ("long" * 100), REPORT, cwd=tmp_path)
+    assert (found.returncode, found.stderr.count("\n")) == (4, 1)
+    assert "File name too long. Check the path" in found.stderr

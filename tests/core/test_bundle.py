@@ -131,6 +131,22 @@ def test_a_manifest_without_files_to_run(folder: Path, layouts: dict[str, Any]) 
         read_manifest(folder)
 
 
+@pytest.mark.parametrize("layout", READ.layouts)
+@pytest.mark.parametrize("missing", ["outputs", "tasks"])
+def test_a_layout_that_writes_no_file_for_a_task(folder: Path, layout: str, missing: str) -> None:
+    files = [msgspec.structs.replace(file, **{missing: ()}) for file in READ.layouts[layout]]
+    replace(folder, layouts={**READ.layouts, layout: tuple(files)})
+    with pytest.raises(BundleError, match=f"a file of the layout {layout} that writes `segmentation`"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("batch", [(0, 1), (2, 1)])
+def test_batches_that_make_no_sense(folder: Path, batch: tuple[int, int]) -> None:
+    replace(folder, input=msgspec.structs.replace(READ.input, batch=batch))
+    with pytest.raises(BundleError, match="expected a smallest and a largest batch"):
+        read_manifest(folder)
+
+
 def test_a_task_whose_tensor_has_another_name(folder: Path) -> None:
     depth = READ.tasks["depth"]
     other = msgspec.structs.replace(depth, tensor=msgspec.structs.replace(depth.tensor, name="output_0"))

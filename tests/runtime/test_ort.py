@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from edgemtl.core.bundle import TensorInfo, read_manifest
@@ -62,3 +63,9 @@ def test_a_manifest_about_another_file(end: str) -> None:
     other = msgspec.structs.replace(FILE, **{end: (TensorInfo("foreign", (-1, 3, 12, 16)),)})
     with pytest.raises(BundleError, match=f"expected the {end} foreign"):
         OrtSession(TINY / FILE.path, other, 1)
+
+
+def test_a_run_that_fails_is_one_line() -> None:
+    session = OrtSession(TINY / FILE.path, FILE, 1)
+    with pytest.raises(SetupError, match=r"\.onnx: expected memory .* found .*Got invalid dimensions"):
+        session.run({FILE.inputs[0].name: np.zeros((1, 3, 5, 5), np.float32)})

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from itertools import chain, combinations
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -220,3 +221,9 @@ def test_importing_the_runtime_is_light() -> None:
     code = f"import sys, edgemtl.runtime.runner, edgemtl.runtime.verify; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("images", [np.zeros((0, 3, 12, 16), np.float32), [], np.zeros((), np.float32)])
+def test_no_images_are_refused_in_one_line(images: Any) -> None:
+    with pytest.raises(UsageError, match="expected a float32 array"):
+        BundleRunner(TINY).run_all(images)
