@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import partial
-from math import lcm
 from pathlib import Path
 from statistics import fmean
 from time import perf_counter_ns
@@ -18,6 +17,7 @@ from edgemtl.bench.latency import stats
 from edgemtl.core.bundle import Manifest
 from edgemtl.core.report import VideoMeasure
 from edgemtl.runtime.runner import BundleRunner
+from edgemtl.runtime.schedule import Cycle
 from edgemtl.runtime.session import SessionFactory, recording
 from edgemtl.runtime.video import Keyframes, VideoRunner, video_layout
 
@@ -59,28 +59,43 @@ def bench_video(
     found = {}
     for name, kept in videos.items():
         video = VideoRunner(runner, rates=rates, keyframes=kept)
-        cycle = lcm(len(video.cycle), kept.every if kept else 1)
-        film = partial(_film, partial(video, image), partial(full, image), cycle, ran)
+        frames = period(video.cycle, kept.every if kept else 1)
+        film = partial(_film, partial(video, image), partial(full, image), frames, ran)
         film(duration_s=warmup_ms / 1000, repeats=1)  # has the first frame, which computes all
         found[name] = film(duration_s=duration_s, repeats=repeats)
     return found
 
 
+def period(cycle: Cycle, every: int) -> int:
+    """After how many frames a video in which nothing moves repeats what it computes.
+
+    A keyframe is looked for when a task is due, so the next one is the first such frame after ``every``.
+    """
+    seen: dict[int, int] = {}
+    frame = next(index for index, due in enumerate(cycle) if due)
+    while (place := frame % len(cycle)) not in seen:
+        seen[place] = frame
+        frame += every
+        while not cycle[frame % len(cycle)]:
+            frame += 1
+    return frame - seen[place]
+
+
 def _film(
     video: Callable[[], object],
     full: Callable[[], object],
-    cycle: int,
+    frames: int,
     ran: list[str],
     *,
     duration_s: float,
     repeats: int,
 ) -> VideoMeasure:
-    """Run whole cycles of frames, in turns with all tasks on every frame."""
+    """Run whole periods of frames, in turns with all tasks on every frame."""
     kinds: dict[tuple[str, ...], list[float]] = {}  # durations by the files that a frame ran
     full_ms: list[float] = []
     end = perf_counter_ns() + duration_s * 1e9
     while len(full_ms) < repeats or perf_counter_ns() < end:
-        for _ in range(cycle):
+        for _ in range(frames):
             ran.clear()
             took_ms = _time_ms(video)
             kinds.setdefault(tuple(ran), []).append(took_ms)

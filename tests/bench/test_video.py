@@ -6,8 +6,10 @@ from time import sleep
 
 import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from edgemtl.bench.video import bench_video
+from edgemtl.bench.video import bench_video, period
 from edgemtl.core.bundle import ModelFile, read_manifest
 from edgemtl.core.errors import UsageError
 from edgemtl.core.report import VideoMeasure
@@ -89,3 +91,17 @@ def test_what_cannot_be_run_is_refused() -> None:
             duration_s=0,
             repeats=1,
         )
+
+
+@given(due=st.lists(st.booleans(), min_size=1, max_size=12).filter(any), every=st.integers(1, 30))
+@example(due=[True, False, True], every=4)
+def test_whatever_is_due_every_period_has_as_many_keyframes(due: list[bool], every: int) -> None:
+    frames = period(tuple(frozenset(["depth"] if each else ()) for each in due), every)
+    assert frames % len(due) == 0
+    keyframes = [0]
+    start = len(due) * (every + len(due))  # after the first few, which may not come back
+    for frame in range(1, start + 4 * frames):
+        if due[frame % len(due)] and frame - keyframes[-1] >= every:
+            keyframes.append(frame)
+    windows = [range(start + count * frames, start + (count + 1) * frames) for count in range(4)]
+    assert len({sum(frame in window for frame in keyframes) for window in windows}) == 1
