@@ -2,8 +2,8 @@
 
 A file for each head lets a run leave heads out. But at each border between files ONNX Runtime converts its
 blocked layout, and convolutions of different files cannot become one (``siblings``): with a file a head, the
-compact network takes 1.10 times what the merged file takes, with one file of all heads 1.02
-(benchmarks/bundles.py).
+compact network takes 1.10 times what the merged file takes, with one file of all heads .98 to 1.04, by how
+many classes there are (benchmarks/bundles.py).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import onnx
 
 from edgemtl.core.bundle import ModelFile
 from edgemtl.export.graph import join
+from edgemtl.runtime.ort import BLOCK
 
 
 def join_heads(folder: Path, split: Sequence[ModelFile]) -> tuple[ModelFile, ...]:
@@ -42,6 +43,12 @@ def _join(folder: Path, feature: str, heads: Sequence[ModelFile]) -> ModelFile:
         outputs=tuple(tensor for head in heads for tensor in head.outputs),
         parameters=sum(head.parameters for head in heads),
         macs=sum(head.macs for head in heads),
-        channels=sum(head.channels for head in heads),  # as siblings, they become one convolution
+        channels=_widest([head.channels for head in heads]),
         joins=tuple(head.name for head in heads),
     )
+
+
+def _widest(channels: Sequence[int]) -> int:
+    """Of the convolutions that heads of so many channels become: as siblings one, but for those that fill
+    their blocks."""
+    return max(sum(each for each in channels if each % BLOCK), *channels)

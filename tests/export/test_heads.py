@@ -9,11 +9,15 @@ torch = pytest.importorskip("torch")
 import numpy as np
 import onnx
 
+from edgemtl.backbones import chain
+from edgemtl.collapse import collapse
 from edgemtl.core.bundle import ModelFile
 from edgemtl.export.graph import constants
 from edgemtl.export.heads import join_heads
 from edgemtl.export.onnx import write_models
 from edgemtl.export.siblings import fuse_siblings
+from edgemtl.model import MultitaskModel
+from edgemtl.tasks import Depth, Normals, Segmentation
 from tests.export.networks import SIZE, network, run
 
 
@@ -38,13 +42,19 @@ def test_heads_of_one_feature_are_joined_and_a_single_head_is_not(
     assert joint.outputs == heads["head_depth"].outputs + heads["head_normals"].outputs
 
 
-def test_its_channels_are_those_of_the_convolution_that_its_heads_become(
-    split: tuple[ModelFile, ...], tmp_path: Path
+@pytest.mark.parametrize("classes", [13, 16, 32])
+def test_its_channels_are_those_of_the_widest_convolution_that_its_heads_become(
+    classes: int, tmp_path: Path
 ) -> None:
-    (joint,) = join_heads(tmp_path, split)
+    """Heads of 16 and 32 channels fill their blocks, and stay alone."""
+    tasks = {"segmentation": Segmentation(classes=classes), "depth": Depth(), "normals": Normals()}
+    model = collapse(MultitaskModel(chain(only=torch.nn.Conv2d(3, 32, 1)), tasks), SIZE).model
+    files = write_models(model, tmp_path, layouts=("split",), size=SIZE, batch=(1, 1), opset=18)["split"]
+    (joint,) = join_heads(tmp_path, files)
     fused = fuse_siblings(onnx.load(tmp_path / joint.path)).graph
-    (conv,) = (node for node in fused.node if node.op_type == "Conv")
-    assert constants(fused)[conv.input[1]].shape[0] == joint.channels
+    convs = [node for node in fused.node if node.op_type == "Conv"]
+    assert max(constants(fused)[conv.input[1]].shape[0] for conv in convs) == joint.channels
+    assert joint.channels == (17 if classes == 13 else classes)
 
 
 def test_it_computes_what_they_do(split: tuple[ModelFile, ...], tmp_path: Path) -> None:
