@@ -53,7 +53,8 @@ class FakeGpu:
 
     def view(self, address: int, size: int) -> np.ndarray:
         """The bytes at an address, which must lie inside what was allocated."""
-        start = max(start for start in self.memory if start <= address)
+        # Of a copy: the collector may come in between, and what it finds frees its memory.
+        start = max(start for start in list(self.memory) if start <= address)
         assert address + size <= start + len(self.memory[start]), "outside its buffer"
         return np.frombuffer(self.memory[start], np.uint8)[address - start : address - start + size]
 
