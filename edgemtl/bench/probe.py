@@ -19,6 +19,12 @@ from edgemtl.core.bundle import read_manifest
 from edgemtl.core.errors import SetupError
 from edgemtl.runtime.opening import load_runtime, open_session
 
+_CHILD = """
+import sys
+sys.path = [entry for entry in sys.path if entry]
+from edgemtl.bench.probe import main
+main()
+"""
 RUNS = 5  # memory is at its peak after a few
 
 
@@ -50,10 +56,10 @@ def probe(request: Request) -> Probe:
         SetupError: the process failed, for example for want of memory.
     """
     # The child must import the same edgemtl, also where that stands on sys.path by the caller's doing, and
-    # not one in the current folder, which comes first with -m and -c.
+    # not one in the current folder, which comes first with -m, and as an empty entry with -c.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
-        [sys.executable, "-c", "import sys; del sys.path[0]; from edgemtl.bench import probe; probe.main()"],
+        [sys.executable, "-c", _CHILD],
         input=msgspec.json.encode(request),
         capture_output=True,
         env=environment,
