@@ -197,7 +197,7 @@ def _fit(fabric: Fabric, run: Run, trainer: Trainer, observe: OpenObserver) -> P
         try:
             found = trainer.fit(observer)
         except KeyboardInterrupt:
-            _LOG.warning("%s: interrupted; `edgemtl train %s --resume` goes on", run.path, run.path)
+            _LOG.warning("%s: interrupted; %s", run.path, run.going_on)
             raise
     if fabric.global_rank == 0:
         splits = trainer.splits

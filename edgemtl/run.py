@@ -179,17 +179,18 @@ class Run:
                 fix="Only training with data.holdout keeps them.",
             )
         if not (self.finished or path.is_file()):
-            raise DataError(path, expected="weights", found="none yet", fix=f"{self._going_on} goes on.")
+            raise DataError(path, expected="weights", found="none yet", fix=f"{self.going_on}.")
         model = build_model(self.recipe)
         _load(model, path)
         if not self.finished:
             epochs = f"{len(self.metrics)} of {self.recipe.training.epochs} epochs"
-            _LOG.warning("%s: stopped after %s; %s goes on", self.path, epochs, self._going_on)
+            _LOG.warning("%s: stopped after %s; %s", self.path, epochs, self.going_on)
         return model.eval()
 
     @property
-    def _going_on(self) -> str:
-        return f"`edgemtl train {self.path} --resume`"
+    def going_on(self) -> str:
+        """What messages say of a run that is not finished."""
+        return f"`edgemtl train {self.path} --resume` goes on"
 
     def weights_sha256(self, name: str) -> str:
         """The SHA-256 of the file that ``trained`` reads, or that there is none."""

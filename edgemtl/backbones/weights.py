@@ -12,7 +12,7 @@ from edgemtl.core.errors import DataError, nearest
 from edgemtl.tensors import read_tensors
 
 # What DataParallel, torch.compile and the training loops of others put before the names of a network.
-WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.")
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.")
 
 
 class Loaded(NamedTuple):
@@ -75,6 +75,6 @@ def _check_fits(value: Tensor, target: Tensor, where: str, key: str) -> None:
 def _unwrapped(name: str) -> Iterator[str]:
     """The name as it is, and without one wrapper after the other."""
     yield name
-    for wrapper in WRAPPERS:
+    for wrapper in _WRAPPERS:
         if name.startswith(wrapper):
             yield from _unwrapped(name.removeprefix(wrapper))

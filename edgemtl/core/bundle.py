@@ -228,12 +228,8 @@ def _check_layouts(where: Path, manifest: Manifest) -> None:
     found = manifest.layouts
     if not (manifest.tasks and found and found.keys() <= {"merged", "split"} and all(found.values())):
         layouts = ", ".join(f"{name} of {len(files)} files" for name, files in found.items())
-        raise BundleError(
-            where,
-            expected="tasks, and the files of the layout merged or split",
-            found=f"{len(manifest.tasks)} tasks; {layouts or 'no layout'}",
-            fix="Export the bundle again with `edgemtl export`.",
-        )
+        expected = "tasks, and the files of the layout merged or split"
+        raise _incomplete(where, expected, f"{len(manifest.tasks)} tasks; {layouts or 'no layout'}")
 
 
 def _check_paths(where: Path, manifest: Manifest) -> None:
@@ -259,32 +255,23 @@ def _check_paths(where: Path, manifest: Manifest) -> None:
 def _check_tensors(where: Path, manifest: Manifest) -> None:
     for task, info in manifest.tasks.items():
         if info.tensor.name != task:
-            raise BundleError(
-                where,
-                expected=f"a tensor `{task}` for the task `{task}`",
-                found=f"`{info.tensor.name}`",
-                fix="Export the bundle again with `edgemtl export`.",
-            )
+            raise _incomplete(where, f"a tensor `{task}` for the task `{task}`", f"`{info.tensor.name}`")
 
 
 def _check_complete(where: Path, manifest: Manifest) -> None:
     least, most = manifest.input.batch
     if not 1 <= least <= most:
-        raise BundleError(
-            where,
-            expected="a smallest and a largest batch",
-            found=f"{least}, {most}",
-            fix="Export the bundle again with `edgemtl export`.",
-        )
+        raise _incomplete(where, "a smallest and a largest batch", f"{least}, {most}")
     for layout, files in manifest.layouts.items():
         for task in manifest.tasks:
             if not any(task in file.tasks and task in (t.name for t in file.outputs) for file in files):
-                raise BundleError(
-                    where,
-                    expected=f"a file of the layout {layout} that writes `{task}`",
-                    found="none",
-                    fix="Export the bundle again with `edgemtl export`.",
-                )
+                raise _incomplete(where, f"a file of the layout {layout} that writes `{task}`", "none")
+
+
+def _incomplete(where: Path, expected: str, found: str) -> BundleError:
+    return BundleError(
+        where, expected=expected, found=found, fix="Export the bundle again with `edgemtl export`."
+    )
 
 
 def _check_hashes(folder: Path, manifest: Manifest) -> None:

@@ -37,7 +37,7 @@ class Segmentation(Task, frozen=True, kw_only=True, tag="segmentation"):
     def check_label(self, kind: str, names: Sequence[str]) -> None:
         """As every task does, and that ``labels`` are the dataset's names in its order."""
         super().check_label(kind, names)
-        for index, (ours, theirs) in enumerate(zip(self.labels, names, strict=True) if self.labels else ()):
+        for index, (ours, theirs) in enumerate(zip(self.labels, names, strict=False)):
             if ours != theirs:
                 raise DataError(
                     f"label `{self.label_name}`",

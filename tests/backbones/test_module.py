@@ -55,6 +55,10 @@ def lazy() -> nn.Sequential:
 NOT_A_FUNCTION = "text"
 
 
+def module(factory: str, **options: object) -> Module:
+    return Module(factory=f"{__name__}:{factory}", options=options)
+
+
 def test_a_file_that_fails_when_it_is_imported_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,10 +67,6 @@ def test_a_file_that_fails_when_it_is_imported_is_named(
         (tmp_path / f"{name}.py").write_text(text)
         with pytest.raises(UsageError, match=rf"factory: .*can be imported, found `{name}:f` \("):
             Module(factory=f"{name}:f").stages()
-
-
-def module(factory: str, **options: object) -> Module:
-    return Module(factory=f"{__name__}:{factory}", options=options)
 
 
 def test_every_child_of_a_sequential_is_a_stage() -> None:
